@@ -1,0 +1,1 @@
+"""Deciding: the pure core, the quality model, and the configuration they read."""

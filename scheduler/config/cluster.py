@@ -1,0 +1,123 @@
+"""The whole of cluster.yaml, with every reference between its parts checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from scheduler.config.base import Model, Name, Positive
+from scheduler.config.demand import Label, PolicySpec, ServiceClassSpec, Tenant
+from scheduler.config.supply import ModelSpec, Pool, Provider, Site
+
+AUTO = "auto"
+
+
+class Alias(Model):
+    """A name that clients may ask for, and the models that may answer to it."""
+
+    name: Name
+    models: tuple[Name, ...] = Field(min_length=1)
+
+
+class LedgerSpec(Model):
+    """Where the journal and the ledger's database lie, relative to the working directory."""
+
+    journal: str = ".baseload/journal"
+    url: str = "sqlite:///.baseload/ledger.db"
+    segment_mib_max: Positive = 64.0
+
+
+class ControllerSpec(Model):
+    """Address of the controller; gateways on other machines need one that they can reach."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8081, ge=1, le=65535)
+
+
+class ClusterConfig(Model):
+    """One site file. Every name that a part refers to is declared in another."""
+
+    version: Literal[1]
+    zones: tuple[Name, ...] = Field(min_length=1)
+    air_gapped: bool = False
+    sites: tuple[Site, ...] = ()
+    models: tuple[ModelSpec, ...] = Field(min_length=1)
+    aliases: tuple[Alias, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    service_classes: tuple[ServiceClassSpec, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = ()
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+    policy: PolicySpec = PolicySpec()
+    ledger: LedgerSpec = LedgerSpec()
+    controller: ControllerSpec = ControllerSpec()
+    _dir: str = PrivateAttr(default=".")
+
+    @property
+    def directory(self) -> str:
+        """Directory of the file, against which relative model paths are read."""
+        return self._dir
+
+    @model_validator(mode="after")
+    def _references(self) -> ClusterConfig:
+        problems = [*self._duplicates(), *self._dangling(), *self._sovereignty()]
+        if not self.pools and not self.providers:
+            problems.append("pools, providers: at least one source is needed")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _duplicates(self) -> Iterable[str]:
+        for section in ("sites", "models", "aliases", "pools", "providers", "service_classes", "labels", "tenants"):
+            seen: set[str] = set()
+            for i, item in enumerate(getattr(self, section)):
+                if item.name in seen:
+                    yield f"{section}[{i}].name: {item.name!r} is there twice"
+                seen.add(item.name)
+        digests: dict[str, str] = {}
+        for i, tenant in enumerate(self.tenants):
+            for j, key in enumerate(tenant.keys):
+                if key.sha256 and digests.setdefault(key.sha256, tenant.name) != tenant.name:
+                    yield f"tenants[{i}].keys[{j}]: the same key also opens tenant {digests[key.sha256]!r}"
+
+    def _dangling(self) -> Iterable[str]:
+        zones, models = set(self.zones), {m.name for m in self.models}
+        sites, classes = {s.name for s in self.sites}, {c.name for c in self.service_classes}
+        references: list[tuple[str, str, set[str], str]] = []
+        for i, site in enumerate(self.sites):
+            references.append((f"sites[{i}].zone", site.zone, zones, "zones"))
+        for i, pool in enumerate(self.pools):
+            references.append((f"pools[{i}].site", pool.site, sites, "sites"))
+            references.append((f"pools[{i}].model", pool.model, models, "models"))
+            if pool.engine.kind == "vllm":
+                for j, adapter in enumerate(pool.engine.adapters):
+                    references.append((f"pools[{i}].engine.adapters[{j}].model", adapter.model, models, "models"))
+        for i, provider in enumerate(self.providers):
+            references.append((f"providers[{i}].zone", provider.zone, zones, "zones"))
+            for j, served in enumerate(provider.models):
+                references.append((f"providers[{i}].models[{j}].model", served.model, models, "models"))
+        for i, alias in enumerate(self.aliases):
+            references += [(f"aliases[{i}].models[{j}]", m, models, "models") for j, m in enumerate(alias.models)]
+        for i, label in enumerate(self.labels):
+            if label.zones != "any":
+                references += [(f"labels[{i}].zones[{j}]", z, zones, "zones") for j, z in enumerate(label.zones)]
+        for i, tenant in enumerate(self.tenants):
+            references += [(f"tenants[{i}].zones[{j}]", z, zones, "zones") for j, z in enumerate(tenant.zones)]
+            for j, name in enumerate(tenant.service_classes):
+                references.append((f"tenants[{i}].service_classes[{j}]", name, classes, "service_classes"))
+        for path, name, known, section in references:
+            if name not in known:
+                yield f"{path}: {name!r} is not declared under {section} (known: {', '.join(sorted(known)) or 'none'})"
+
+    def _sovereignty(self) -> Iterable[str]:
+        home = {site.zone for site in self.sites}
+        for i, provider in enumerate(self.providers):
+            if self.air_gapped and provider.kind != "simulated":
+                yield f"providers[{i}]: air_gapped is on, so {provider.name!r} may not be here"
+            if provider.zone in home:
+                yield f"providers[{i}].zone: {provider.zone!r} is a zone of our own sites; a provider may not claim it"
+        for i, alias in enumerate(self.aliases):
+            if alias.name == AUTO:
+                yield f"aliases[{i}].name: {AUTO!r} always means every model and cannot be redefined"

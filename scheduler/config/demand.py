@@ -1,0 +1,100 @@
+"""Demand side of cluster.yaml: service classes, labels, tenants, and the policy."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
+
+# Published in README: it must never open a door that others can reach.
+DEMO_KEY_SHA256 = hashlib.sha256(b"local-demo").hexdigest()
+
+
+class ServiceClassSpec(Model):
+    """What time and errors are worth, in USD, to requests of this class."""
+
+    name: Name
+    ttft_s_max: Positive = 5.0
+    usd_per_ttft_miss: NonNegative = 0.01
+    usd_per_s_waiting: NonNegative = 0.0001
+    usd_per_wrong_answer: NonNegative = 0.01
+    deadline_s: Positive = 120.0
+    usd_max: Positive = 1.0
+
+
+class Label(Model):
+    """A tag that requests may carry. ``zones``: only these may serve it; ``any``: the label restricts nothing."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=100)
+    zones: tuple[Name, ...] | Literal["any"]
+
+
+class Key(Model):
+    """One API key, by its SHA-256 (hex) or by the environment variable that holds it; never in clear."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    env: str | None = Field(None, min_length=1)
+    loopback_only: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> Key:
+        if (self.sha256 is None) == (self.env is None):
+            raise ValueError("give exactly one of sha256 and env")
+        if self.sha256 == DEMO_KEY_SHA256 and not self.loopback_only:
+            raise ValueError("the demonstration key local-demo is public: it needs loopback_only: true")
+        return self
+
+    def digest(self) -> str | None:
+        """SHA-256 of the key in hex, or None while its environment variable is not set (then nobody can use it)."""
+        if self.sha256 is not None:
+            return self.sha256
+        value = Secret(env=self.env or "").value()
+        return hashlib.sha256(value.encode()).hexdigest() if value else None
+
+
+class Budget(Model):
+    """USD of avoidable money a tenant may spend in one UTC day or month."""
+
+    usd: Positive
+    per: Literal["day", "month"] = "day"
+
+
+class Tenant(Model):
+    """Who asks. ``service_classes``: the first is the default, the others may be chosen by header."""
+
+    name: Name
+    keys: tuple[Key, ...] = Field(min_length=1)
+    zones: tuple[Name, ...] = Field(min_length=1)
+    service_classes: tuple[Name, ...] = Field(min_length=1)
+    budget: Budget | None = None
+
+
+class RequestBounds(Model):
+    """Limits of the gateway: over a bound the answer is a prompt 4xx, 429 or 503."""
+
+    body_bytes_max: Count = 8 * 1024 * 1024
+    concurrent_max: Count = 512
+    connections_max: Count = 2048
+    header_s_max: Positive = 10.0
+    body_s_max: Positive = 30.0
+    total_s_max: Positive = 600.0
+    output_tokens_max: Count = 131_072
+
+
+class PolicySpec(Model):
+    """How base and peak are played."""
+
+    local_floor: Literal["none", "amortized"] = "none"
+    attempts_max: Count = 4
+    bid_prefilter: Fraction = 0.6
+    retry_share_max: Fraction = 0.1
+    price_ttl_s: Positive = 86_400.0
+    clearing_s: Positive = 1.0
+    lease_ttl_s: Positive = 10.0
+    breaker_base_s: Positive = 1.0
+    breaker_max_s: Positive = 60.0
+    triage: str = Field("scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")
+    bounds: RequestBounds = RequestBounds()

@@ -1,0 +1,74 @@
+"""From a YAML file to a ``ClusterConfig``, or a ``ConfigError`` that names every path and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from scheduler.config.cluster import ClusterConfig
+
+_BYTES_MAX = 4 * 1024 * 1024
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used. ``problems`` holds one line each: path, then reason."""
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join([f"{path}: not a usable configuration", *(f"  {p}" for p in problems)]))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML would otherwise resolve in silence."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(path: str | Path) -> ClusterConfig:
+    """Read and check ``path``. Raises ConfigError; never returns a configuration with a doubt left in it."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _BYTES_MAX:
+            raise ConfigError(path, [f"larger than {_BYTES_MAX} bytes"])
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, [f"cannot be read: {error}"]) from error
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise ConfigError(path, [f"not YAML: {error}"]) from error
+    if not isinstance(document, dict):
+        raise ConfigError(path, ["(root): must be a mapping with `version: 1`"])
+    try:
+        config = ClusterConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(path, _problems(error)) from error
+    config._dir = str(path.resolve().parent)
+    return config
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for item in error.errors(include_url=False, include_context=False, include_input=True):
+        message = item["msg"].removeprefix("Value error, ")
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"]).lstrip(".")
+        if item["type"] == "extra_forbidden":
+            message = "unknown field"
+        elif item["type"] not in ("missing", "value_error"):
+            message = f"{message} (got {str(item['input'])[:60]!r})"
+        # A cross-reference failure carries its own paths, one per part.
+        lines += message.split("; ") if not where else [f"{where}: {message}"]
+    return lines

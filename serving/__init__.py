@@ -1,0 +1,1 @@
+"""Honouring offers: gateways, gates, pools, upstreams, the ledger and the command line."""

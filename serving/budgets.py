@@ -1,0 +1,88 @@
+"""Tenants' budgets over many gateways: who has spent what in this window, and what each gateway may still spend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from scheduler.config.demand import Budget
+from scheduler.core.clearing import grant
+from scheduler.core.market import Lease
+
+SpentByWriter = Mapping[tuple[str, str], float]
+
+
+def window_start_s(budget: Budget, now_s: float) -> float:
+    """Start of the UTC day or month that ``now_s`` lies in."""
+    moment = datetime.fromtimestamp(now_s, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (moment if budget.per == "day" else moment.replace(day=1)).timestamp()
+
+
+@dataclass(slots=True)
+class _Gateway:
+    started_s: float
+    heard_s: float
+    spent: dict[str, float]
+    granted: dict[str, float] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+
+
+class BudgetBook:
+    """Grants leases so that all gateways together stay inside every budget.
+
+    ``ledger`` is the spend in the window by (tenant, writer), from the database: it stands for gateways that are gone
+    and for what was spent before this controller started.
+    """
+
+    def __init__(self, budgets: Mapping[str, Budget], lease_ttl_s: float, now_s: float) -> None:
+        self._budgets, self._ttl_s = dict(budgets), lease_ttl_s
+        self._gateways: dict[str, _Gateway] = {}
+        self._windows = {tenant: window_start_s(budget, now_s) for tenant, budget in budgets.items()}
+        # Gateways that live already hold leases that this controller knows nothing of; they report within one lease.
+        self._open_from_s = now_s + lease_ttl_s
+
+    def window_starts(self, now_s: float) -> dict[str, float]:
+        """Start of each tenant's current window: what ``ledger`` must be summed from."""
+        return {tenant: window_start_s(budget, now_s) for tenant, budget in self._budgets.items()}
+
+    def opens_at_once(self) -> None:
+        """No gateway can hold a lease (everything has just been started together): nothing to wait for."""
+        self._open_from_s = 0.0
+
+    def leases(
+        self, gateway: str, started_s: float, spent: Mapping[str, float], ledger: SpentByWriter, now_s: float
+    ) -> dict[str, Lease]:
+        """Leases for ``gateway``, which has spent ``spent`` (USD by tenant) since ``started_s``."""
+        mine = self._gateways.get(gateway)
+        if mine is None:
+            mine = self._gateways[gateway] = _Gateway(started_s, now_s, dict(spent))
+            for tenant in self._budgets:
+                if started_s < self._windows[tenant]:
+                    in_window = ledger.get((tenant, gateway), 0.0)
+                    mine.baseline[tenant] = max(0.0, spent.get(tenant, 0.0) - in_window)
+        mine.heard_s, mine.spent = now_s, dict(spent)
+        for name in [n for n, g in self._gateways.items() if now_s - g.heard_s > 2 * self._ttl_s]:
+            del self._gateways[name]
+        if now_s < self._open_from_s:
+            return {}
+        return {tenant: self._lease(tenant, gateway, ledger, now_s) for tenant in self._budgets}
+
+    def _lease(self, tenant: str, gateway: str, ledger: SpentByWriter, now_s: float) -> Lease:
+        budget = self._budgets[tenant]
+        start_s = window_start_s(budget, now_s)
+        if start_s != self._windows[tenant]:
+            self._windows[tenant] = start_s
+            for each in self._gateways.values():
+                each.baseline[tenant] = each.spent.get(tenant, 0.0)
+                each.granted.pop(tenant, None)
+        in_window = {
+            name: max(0.0, each.spent.get(tenant, 0.0) - each.baseline.get(tenant, 0.0))
+            for name, each in self._gateways.items()
+        }
+        gone_usd = sum(usd for (who, writer), usd in ledger.items() if who == tenant and writer not in self._gateways)
+        granted = {name: each.granted.get(tenant, 0.0) for name, each in self._gateways.items()}
+        usd = grant(budget.usd, gone_usd, granted, in_window, gateway)
+        mine = self._gateways[gateway]
+        mine.granted[tenant] = usd
+        return Lease(usd + mine.baseline.get(tenant, 0.0), now_s + self._ttl_s)

@@ -1,0 +1,81 @@
+"""The command line. Heavy imports stay inside the commands, so that ``baseload --help`` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.commands import ledger
+
+app = typer.Typer(
+    name="baseload",
+    help="Economic dispatcher for LLM inference: own GPUs carry the base load, APIs the peak.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(ledger.app, name="ledger")
+
+_EMBEDDED = "cluster.yaml"
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="Site file.")] = Path(_EMBEDDED),
+    as_json: Annotated[bool, typer.Option("--json", help="Problems as JSON.")] = False,
+) -> None:
+    """Check a site file: unknown fields, dangling names, impossible values. Exit status 2 if it cannot be used.
+
+    Example: baseload check examples/air-gapped.yaml
+    """
+    from serving.commands.check import run
+
+    raise typer.Exit(run(file, as_json))
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Option(help="Site file.")] = Path(_EMBEDDED),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    log_to: Annotated[str, typer.Option(help="Directory for the processes' logs, or - for standard error.")] = (
+        ".baseload/logs"
+    ),
+) -> None:
+    """Start pools, controller, gates and gateway on this machine; Ctrl-C stops them all.
+
+    Example: baseload serve --config cluster.yaml --port 8080
+    """
+    from serving.commands.check import load_or_explain
+    from serving.commands.serve import run
+
+    loaded = load_or_explain(config)
+    raise typer.Exit(run(loaded, str(config), host, port, None if log_to == "-" else Path(log_to)))
+
+
+@app.command()
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What a user would ask.")],
+    model: Annotated[str, typer.Option(help="Alias, model, or auto.")] = "auto",
+    url: Annotated[str, typer.Option(envvar="BASELOAD_URL", help="The running gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[str, typer.Option(envvar="BASELOAD_API_KEY", help="API key of a tenant.")] = "local-demo",
+    label: Annotated[list[str] | None, typer.Option(help="Data label; may be repeated.")] = None,
+    zones: Annotated[str, typer.Option(help="Narrow to these zones, separated by commas.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="The gateway's answer as it is.")] = False,
+) -> None:
+    """Ask the running gateway where a request would go and why, without running it.
+
+    Example: baseload explain "prove that the square root of 2 is irrational" --label restricted
+    """
+    from serving.commands.explain import run
+
+    raise typer.Exit(run(prompt, model, url, key, label or [], zones, max_tokens, as_json))
+
+
+def main() -> None:
+    """Entry point of the ``baseload`` command."""
+    app()

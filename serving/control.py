@@ -1,0 +1,74 @@
+"""How the serving processes talk to the controller: small JSON posts with a shared token, soft state only.
+
+Whoever reports also receives, so nobody needs to be told where anybody is but the controller.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from scheduler.config import ClusterConfig
+from serving.gate.wire import ReplicaInfo
+
+TOKEN_ENV = "BASELOAD_CONTROL_TOKEN"  # noqa: S105 - the name of the variable, not a secret
+_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+
+T = TypeVar("T")
+
+
+class MarketRequest(msgspec.Struct, frozen=True):
+    """A gateway asks for the market and says what it has spent (USD by tenant since it started)."""
+
+    gateway: str
+    started_s: float
+    spent: dict[str, float]
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """A replica says that it is there."""
+
+    pool: str
+    replica: ReplicaInfo
+
+
+def token() -> str:
+    """The token shared by this run's processes; a fresh one where none was handed down."""
+    value = os.environ.get(TOKEN_ENV)
+    if not value:
+        value = secrets.token_urlsafe(24)
+        os.environ[TOKEN_ENV] = value
+    return value
+
+
+def authorized(header: str, expected: str) -> bool:
+    """Compare a ``Bearer`` header in constant time."""
+    return hmac.compare_digest(header.encode(), f"Bearer {expected}".encode())
+
+
+def url(config: ClusterConfig) -> str:
+    """Base address of the controller."""
+    return f"http://{config.controller.host}:{config.controller.port}"
+
+
+async def post(
+    session: aiohttp.ClientSession, base: str, what: str, message: Any, bearer: str, answer: type[T]
+) -> T | None:
+    """Post ``message``; the decoded answer, or None where the controller is away (callers go on with what they know)."""
+    try:
+        async with session.post(
+            f"{base}/{what}",
+            data=msgspec.json.encode(message),
+            headers={"authorization": f"Bearer {bearer}"},
+            timeout=_TIMEOUT,
+        ) as response:
+            if response.status != 200:
+                return None
+            return msgspec.json.decode(await response.read(), type=answer)
+    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+        return None

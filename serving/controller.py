@@ -1,0 +1,182 @@
+"""The controller: observes, clears and publishes about once a second; registry of gates and replicas; soft state only.
+
+Everything it knows is told to it again within a second, so it may die and restart at any time. Meanwhile gateways go on
+with the last market: prices run to their time to live, leases run out, and then only what is ours is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from pricing import board
+from scheduler.config import ClusterConfig
+from scheduler.core.clearing import Demand, Observation, PoolObservation, clear
+from scheduler.core.market import Market
+from serving import control
+from serving.budgets import BudgetBook
+from serving.clock import now_s
+from serving.control import Announcement, MarketRequest
+from serving.gate.wire import GateReport, ReplicaInfo
+from serving.settings import core_policy
+from serving.view import EMPTY, Published
+
+log = logging.getLogger("baseload.controller")
+
+_REPLICA_TTL_S = 6.0
+_GATE_TTL_S = 5.0
+_REPRICE_S = 60.0
+_LOAD_S = 1.0
+_BODY_BYTES_MAX = 1024 * 1024
+
+
+class Controller:
+    """State and loops of the controller; ``routes`` are its HTTP face."""
+
+    def __init__(self, config: ClusterConfig, token: str, fresh_start: bool) -> None:
+        self._config, self._token = config, token
+        self._policy = core_policy(config)
+        self._board = board.price(config, now_s())
+        self._priced_s = now_s()
+        self.market: Market = EMPTY
+        self._gates: dict[str, tuple[float, GateReport]] = {}
+        self._replicas: dict[str, dict[str, tuple[float, ReplicaInfo]]] = {}
+        budgets = {t.name: t.budget for t in config.tenants if t.budget is not None}
+        self._budgets = BudgetBook(budgets, config.policy.lease_ttl_s, now_s())
+        if fresh_start:
+            self._budgets.opens_at_once()
+        self._spent: dict[tuple[str, str], float] = {}
+        for offer_id, reason in self._board.unpriced.items():
+            log.warning("no offer without a price", extra={"offer": offer_id, "reason": reason})
+
+    def app(self) -> web.Application:
+        """The HTTP application."""
+        app = web.Application(client_max_size=_BODY_BYTES_MAX)
+        app.router.add_post("/market", self._guarded(self._market))
+        app.router.add_post("/gates", self._guarded(self._gate))
+        app.router.add_post("/replicas", self._guarded(self._replica))
+        app.router.add_get("/healthz", self._health)
+        return app
+
+    async def run(self) -> None:
+        """Serve and clear until cancelled."""
+        runner = web.AppRunner(self.app(), access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, self._config.controller.host, self._config.controller.port, reuse_address=True)
+        await site.start()
+        log.info("controller ready", extra={"url": control.url(self._config)})
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._load_for_ever())
+                while True:
+                    self.clear_once()
+                    await asyncio.sleep(self._config.policy.clearing_s)
+        finally:
+            await runner.cleanup()
+
+    def clear_once(self) -> None:
+        """One clearing, from what has been heard so far."""
+        now = now_s()
+        if now - self._priced_s > _REPRICE_S:
+            self._board, self._priced_s = board.price(self._config, now), now
+        observation = Observation(now, self._board.offers, self._pool_states(now), {}, _GATE_TTL_S)
+        self.market = clear(self.market, observation, self._policy)
+
+    def _pool_states(self, now: float) -> dict[str, PoolObservation]:
+        states: dict[str, PoolObservation] = {}
+        for offer in self._board.offers:
+            pool, _, _ = offer.id.partition("/")
+            heard = self._gates.get(pool)
+            if offer.kind == "api" or heard is None:
+                continue
+            heard_s, report = heard
+            states[offer.id] = PoolObservation(
+                replicas=report.replicas,
+                slots=report.slots,
+                running=report.running,
+                waiting=report.waiting,
+                service_s_mean=report.service_s_mean,
+                as_of_s=heard_s,
+                demand=tuple(Demand(usd, work_s) for usd, work_s in report.demand),
+                demand_span_s=report.demand_span_s,
+            )
+        return states
+
+    def _guarded(
+        self, handler: Callable[[bytes], Any]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def guarded(request: web.Request) -> web.Response:
+            if not control.authorized(request.headers.get("authorization", ""), self._token):
+                return web.Response(status=401)
+            try:
+                answer = handler(await request.read())
+            except msgspec.DecodeError as error:
+                return web.Response(status=400, text=str(error))
+            return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+        return guarded
+
+    def _market(self, body: bytes) -> Published:
+        asked = msgspec.json.decode(body, type=MarketRequest)
+        now = now_s()
+        leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now)
+        market = self.market
+        gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
+        return Published(Market(market.version, market.as_of_s, market.offers, leases), gates, self._engines(now))
+
+    def _engines(self, now: float) -> dict[str, Any]:
+        return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
+
+    def _gate(self, body: bytes) -> list[ReplicaInfo]:
+        report = msgspec.json.decode(body, type=GateReport)
+        now = now_s()
+        self._gates[report.pool] = (now, report)
+        replicas = self._replicas.get(report.pool, {})
+        for replica_id in [i for i, (heard_s, _) in replicas.items() if now - heard_s > _REPLICA_TTL_S]:
+            del replicas[replica_id]
+        return [info for _, info in replicas.values()]
+
+    def _replica(self, body: bytes) -> dict[str, bool]:
+        announced = msgspec.json.decode(body, type=Announcement)
+        self._replicas.setdefault(announced.pool, {})[announced.replica.id] = (now_s(), announced.replica)
+        return {"ok": True}
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"market_version": self.market.version, "pools": sorted(self._gates)})
+
+    async def _load_for_ever(self) -> None:
+        """Journal into database, in a thread; the spend of budgets comes from there."""
+        from serving.ledger.store import Store  # SQLAlchemy: only the controller pays for it
+
+        store: Store | None = None
+        while True:
+            try:
+                if store is None:
+                    store = await asyncio.to_thread(_open_store, self._config.ledger.url)
+                self._spent = await asyncio.to_thread(self._load_once, store)
+            except Exception as error:  # the ledger's database may be away; the journal keeps everything until it is back
+                log.error("ledger not loaded", extra={"error": f"{type(error).__name__}: {error}"})
+            await asyncio.sleep(_LOAD_S)
+
+    def _load_once(self, store: Any) -> dict[tuple[str, str], float]:
+        store.load(self._config.ledger.journal)
+        spent: dict[tuple[str, str], float] = {}
+        starts = self._budgets.window_starts(now_s())
+        for start_s in set(starts.values()):
+            for key, usd in store.spent_usd(start_s).items():
+                if starts.get(key[0]) == start_s:
+                    spent[key] = usd
+        return spent
+
+
+def _open_store(url: str) -> Any:
+    from serving.ledger.store import Store
+
+    store = Store(url)
+    store.create_schema()
+    return store

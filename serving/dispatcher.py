@@ -1,0 +1,226 @@
+"""The I/O loop around ``next_attempt``: try, relay, record. It judges nothing; the core decided the order once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from scheduler.core.dispatch import Attempt, GiveUp, next_attempt
+from scheduler.core.market import Decision, Offer, Outcome, Policy, Quote, Status, Usage
+from serving.accounting import Accountant
+from serving.gate.client import GateBounce, GateClient, Grant
+from serving.gate.wire import Enter
+from serving.protocol import BYTES_PER_TOKEN, Parsed
+from serving.responder import Responder
+from serving.routes import Route
+from serving.sse import StreamReader, usage_of
+from serving.upstreams import Reply, Transport, UpstreamError
+from serving.view import View
+
+# A source that has not begun to answer after this many times the class's objective is left, if another remains.
+_TTFT_PATIENCE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every request shares in one gateway process."""
+
+    view: View
+    routes: Mapping[str, Route]
+    transports: Mapping[str, Transport]
+    gates: Mapping[str, GateClient]
+    accountant: Accountant
+    policy: Policy
+    clock: Callable[[], float]
+
+
+class Dispatch:
+    """One request's way through its merit order."""
+
+    def __init__(self, services: Services, decision: Decision, parsed: Parsed, path: str, responder: Responder) -> None:
+        self._services, self.decision, self._parsed = services, decision, parsed
+        self._path, self._responder = path, responder
+        self.outcomes: list[Outcome] = []
+        self.body = b""
+        self.refusal: tuple[int, bytes] | None = None
+        self.reader: StreamReader | None = None
+
+    async def run(self) -> GiveUp | None:
+        """Walk the merit order. None: an answer was (at least begun to be) relayed; its outcome is the last one.
+
+        A cancelled run (the client has gone) leaves a ``cancelled`` outcome behind.
+        """
+        while True:
+            step = next_attempt(
+                self.decision, self.outcomes, self._services.policy, self._services.view.retry_tokens
+            )
+            if isinstance(step, GiveUp):
+                return step
+            outcome = await self._attempt(step)
+            self.outcomes.append(outcome)
+            if outcome.status == "complete" or outcome.first_byte_sent or outcome.status == "refused":
+                return None
+
+    async def _attempt(self, step: Attempt) -> Outcome:
+        services, quote = self._services, step.quote
+        offer, request = quote.offer, self.decision.request
+        route = services.routes[offer.id]
+        started_s = services.clock()
+        book = _Book(offer, started_s, services.clock)
+        services.view.begin(offer, request.tenant, quote.usd_cash)
+        grant: Grant | None = None
+        reply: Reply | None = None
+        outcome: Outcome | None = None
+        try:
+            async with asyncio.timeout(step.until_s - started_s) as timeout:
+                base_url = route.base_url
+                if route.pool:
+                    grant = await self._enter(route, quote, step.until_s - started_s)
+                    base_url = grant.url
+                body = self._parsed.rewritten(route.upstream_model, {})
+                if self._parsed.stream:
+                    self._be_patient(timeout, quote, started_s)
+                reply = await services.transports[route.transport].post(
+                    base_url, self._path, body, route, step.until_s - services.clock()
+                )
+                outcome = await self._answer(reply, book, timeout, step.until_s)
+        except GateBounce as bounce:
+            outcome = book.outcome("bounced", error=bounce.reason, retry_after_s=bounce.retry_after_s)
+        except TimeoutError:
+            status: Status = "interrupted" if self._responder.started else "timeout"
+            outcome = book.outcome(status, self._usage_so_far(), error="no answer in time", begun=True)
+        except UpstreamError as error:
+            status = "interrupted" if self._responder.started else "failed"
+            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=self._responder.started)
+            if grant is not None and not error.begun:
+                await services.gates[route.pool].leave(request.id, unreachable=True)
+        except asyncio.CancelledError:
+            outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None)
+            self.outcomes.append(outcome)
+            raise
+        finally:
+            if reply is not None:
+                reply.close()
+            if outcome is None:
+                outcome = book.outcome("failed", error="internal error", begun=True)
+            services.view.end(offer, request.tenant, quote.usd_cash, outcome, offer.curve.prefill_s(request.usage))
+            if grant is not None:
+                await services.gates[route.pool].leave(request.id)
+        return outcome
+
+    def _be_patient(self, timeout: asyncio.Timeout, quote: Quote, started_s: float) -> None:
+        tried = {outcome.offer_id for outcome in self.outcomes} | {quote.offer.id}
+        when = timeout.when()
+        if when is None or all(other.offer.id in tried for other in self.decision.merit_order):
+            return
+        patience_s = _TTFT_PATIENCE * self.decision.request.service_class.ttft_s_max
+        timeout.reschedule(min(when, asyncio.get_running_loop().time() + patience_s))
+
+    async def _enter(self, route: Route, quote: Quote, left_s: float) -> Grant:
+        """Pass the pool's gate; with an alternative the wait is bounded by the objective, else by the deadline."""
+        request = self.decision.request
+        gate = self._services.gates[route.pool]
+        others = [q.usd for q in self.decision.merit_order if q.offer is not quote.offer]
+        tried = {outcome.offer_id for outcome in self.outcomes} | {quote.offer.id}
+        has_other = any(q.offer.id not in tried for q in self.decision.merit_order)
+        start_within_s = request.service_class.ttft_s_max if has_other else left_s
+        message = Enter(
+            id=request.id,
+            work_s=quote.offer.curve.work_s(request.usage),
+            usd_displaced=max(0.0, min(others) - quote.usd) if others else request.usd_max,
+            start_within_s=max(0.0, min(start_within_s, left_s)),
+        )
+        return await gate.enter(message)
+
+    async def _answer(self, reply: Reply, book: _Book, timeout: asyncio.Timeout, until_s: float) -> Outcome:
+        if reply.status != 200:
+            return await self._fault(reply, book)
+        if not self._parsed.stream:
+            self.body = await reply.read()
+            book.first_byte()
+            usage = usage_of(self.body)
+            return book.outcome("complete", usage or self._estimate(len(self.body)), 200, measured=usage is not None)
+        self.reader = reader = StreamReader()
+        async for chunk in reply.chunks():
+            relayed = reader.feed(chunk)
+            if relayed:
+                if not self._responder.started:
+                    book.first_byte()
+                    timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, until_s - self._services.clock()))
+                    await self._responder.start_stream(self.decision, self.outcomes, book.offer)
+                await self._responder.relay(relayed)
+        if reader.error or not reader.done:
+            raise UpstreamError(reader.error or "the stream ended before its end")
+        if not self._responder.started:
+            await self._responder.start_stream(self.decision, self.outcomes, book.offer)
+        return book.outcome("complete", self._usage_so_far(), 200, measured=reader.usage is not None, begun=True)
+
+    async def _fault(self, reply: Reply, book: _Book) -> Outcome:
+        """An answer other than 200: the request's own fault is final, the source's is not."""
+        body = await reply.read()
+        retry_after_s = _seconds(reply.headers.get("retry-after", ""))
+        own_fault = reply.status in (400, 404, 413, 415, 422) and b"maximum context length" not in body
+        if own_fault and not (reply.status == 404 and len(self.decision.merit_order) > 1):
+            self.refusal = (reply.status, body)
+            return book.outcome("refused", http_status=reply.status, error=f"HTTP {reply.status}")
+        # The source's words may quote the prompt: the ledger gets the status alone.
+        return book.outcome("failed", http_status=reply.status, error=f"HTTP {reply.status}", retry_after_s=retry_after_s)
+
+    def _usage_so_far(self) -> Usage:
+        if self.reader is not None and self.reader.usage is not None:
+            return self.reader.usage
+        estimate = self.decision.request.usage
+        events = self.reader.events if self.reader is not None else 0
+        return Usage(estimate.input_tokens, 0, events)
+
+    def _estimate(self, body_bytes: int) -> Usage:
+        return Usage(self.decision.request.usage.input_tokens, 0, body_bytes // BYTES_PER_TOKEN)
+
+
+class _Book:
+    """Times of one attempt, and its outcome."""
+
+    __slots__ = ("_clock", "_started_s", "_ttft_s", "offer")
+
+    def __init__(self, offer: Offer, started_s: float, clock: Callable[[], float]) -> None:
+        self.offer, self._started_s, self._clock = offer, started_s, clock
+        self._ttft_s: float | None = None
+
+    def first_byte(self) -> None:
+        self._ttft_s = self._clock() - self._started_s
+
+    def outcome(
+        self,
+        status: Status,
+        usage: Usage = Usage(0, 0, 0),  # noqa: B008 - immutable
+        http_status: int = 0,
+        *,
+        error: str = "",
+        retry_after_s: float = 0.0,
+        measured: bool = False,
+        begun: bool = False,
+    ) -> Outcome:
+        """``usage`` costs money where the source has answered or may have begun to."""
+        paid = status == "complete" or begun
+        return Outcome(
+            offer_id=self.offer.id,
+            status=status,
+            started_s=self._started_s,
+            ended_s=self._clock(),
+            usage=usage if paid else Usage(0, 0, 0),
+            usd=self.offer.rate.usd(usage) if paid else 0.0,
+            ttft_s=self._ttft_s,
+            first_byte_sent=status == "interrupted",
+            http_status=http_status,
+            error=error,
+            retry_after_s=retry_after_s,
+            measured=measured,
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return min(3600.0, max(0.0, float(text)))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,109 @@
+"""The gateway's process: composition of view, gates, transports and ledger around the ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import secrets
+import signal
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from pricing import board
+from scheduler.config import ClusterConfig
+from serving import asgi, control
+from serving.access import Access
+from serving.accounting import Accountant
+from serving.clock import now_s
+from serving.control import MarketRequest
+from serving.dispatcher import Services
+from serving.gate.client import GateClient
+from serving.gateway import Gateway
+from serving.intake import Reader
+from serving.ledger.journal import Journal
+from serving.routes import Route, routes
+from serving.settings import core_policy
+from serving.status import Status
+from serving.upstreams import Transport
+from serving.upstreams.http import HttpUpstream
+from serving.view import Published, View
+
+log = logging.getLogger("baseload.gateway")
+
+_MARKET_S = 0.5
+
+
+def load_function(path: str) -> Any:
+    """The function that ``module:name`` means (triage and other extension points)."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def transports(table: dict[str, Route], config: ClusterConfig) -> dict[str, Transport]:
+    """The transports that these routes need; litellm is only imported where a provider uses it."""
+    result: dict[str, Transport] = {"http": HttpUpstream()}
+    if any(route.transport == "litellm" for route in table.values()):
+        from serving.upstreams.litellm import LitellmUpstream
+
+        result["litellm"] = LitellmUpstream(config)
+    return result
+
+
+async def follow_market(view: View, config: ClusterConfig, gateway: str, started_s: float, token: str) -> None:
+    """Ask the controller for the market, for ever; while it is away, the last market stands."""
+    base = control.url(config)
+    async with aiohttp.ClientSession() as session:
+        while True:
+            request = MarketRequest(gateway, started_s, view.spent_usd())
+            published = await control.post(session, base, "market", request, token, Published)
+            if published is not None:
+                view.publish(published)
+            await asyncio.sleep(_MARKET_S if view.market.version else 0.05)
+
+
+async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dict[str, str]) -> None:
+    """Run one gateway until SIGTERM or SIGINT."""
+    token = control.token()
+    gateway_id = f"gateway-{secrets.token_hex(6)}"
+    started_s = now_s()
+    policy = core_policy(config)
+    view = View(policy, config.policy.retry_share_max, now_s)
+    table = routes(config, token, simulated_urls)
+    access = Access(config)
+    listener = asgi.listen(host, port)
+    journal = Journal(
+        config.ledger.journal, gateway_id, segment_bytes_max=int(config.ledger.segment_mib_max * 2**20)
+    ).open()
+    accountant = Accountant(journal, board.price(config, started_s).fixed, gateway_id)
+    gates = {
+        pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools
+    }
+    sources = transports(table, config)
+    services = Services(view, table, sources, gates, accountant, policy, now_s)
+    reader = Reader(config, access, load_function(config.policy.triage), now_s)
+    app = Gateway(config, access, reader, services, Status(view, accountant))
+    server = asgi.server(app, config.policy.bounds)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
+    follower = loop.create_task(follow_market(view, config, gateway_id, started_s, token))
+    for gate in gates.values():
+        gate.start()
+    log.info("gateway ready", extra={"url": f"http://{host}:{port}", "gateway": gateway_id, "pid": os.getpid()})
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        follower.cancel()
+        for gate in gates.values():
+            await gate.close()
+        for source in sources.values():
+            await source.close()
+        journal.close()
+
+
+def _gate_address(view: View, pool: str) -> str | None:
+    return view.gates.get(pool)

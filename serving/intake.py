@@ -1,0 +1,138 @@
+"""From an HTTP request to the scheduler's ``Request``: bounded reading, parsing, triage."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from scheduler.config import ClusterConfig
+from scheduler.config.cluster import AUTO
+from scheduler.core.market import Request, Usage
+from scheduler.ports import Features, Triage
+from serving.access import Access, Account, Headers
+from serving.protocol import Parsed, ProtocolError, parse
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+
+# Answer length assumed where the client sets no limit; only prices the quote, never cuts the answer.
+_OUTPUT_TOKENS_GUESS = 256
+
+
+class Intake(NamedTuple):
+    """A request, ready to be decided."""
+
+    request: Request
+    parsed: Parsed
+    asked: str
+    labels: tuple[str, ...]
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was read."""
+
+
+async def read_body(receive: Receive, headers: Headers, bytes_max: int, body_s_max: float) -> bytes:
+    """The whole body. ProtocolError 413 over ``bytes_max``, 408 where it takes longer than ``body_s_max``."""
+    declared = headers.get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > bytes_max:
+        raise ProtocolError(413, f"the body is larger than {bytes_max} bytes", "body_too_large")
+    message = await receive() if not int(declared) else await _within(receive(), body_s_max)
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body = bytes(message.get("body", b""))
+    if message.get("more_body"):
+        async with _deadline(body_s_max):
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message.get("body", b""))
+                if size > bytes_max:
+                    raise ProtocolError(413, f"the body is larger than {bytes_max} bytes", "body_too_large")
+                parts.append(message.get("body", b""))
+            body = b"".join(parts)
+    return body
+
+
+class Reader:
+    """Builds requests for one configuration."""
+
+    def __init__(self, config: ClusterConfig, access: Access, triage: Triage, clock: Callable[[], float]) -> None:
+        self._access, self._triage, self._clock = access, triage, clock
+        self._output_tokens_max = config.policy.bounds.output_tokens_max
+        self.names: dict[str, frozenset[str] | None] = {m.name: frozenset({m.name}) for m in config.models}
+        self.names |= {alias.name: frozenset(alias.models) for alias in config.aliases}
+        self.names[AUTO] = None
+
+    def read(self, endpoint: str, raw: bytes, headers: Headers, account: Account) -> Intake:
+        """Parse, apply the account's terms, triage. Raises ProtocolError 4xx naming what is wrong."""
+        parsed = parse(endpoint, raw)
+        body = parsed.body
+        if body.model not in self.names:
+            known = ", ".join(sorted(self.names))
+            raise ProtocolError(404, f"the model {body.model!r} does not exist (known: {known})", "model_not_found", "model")
+        asked_tokens = parsed.output_tokens_asked
+        if asked_tokens is not None and asked_tokens > self._output_tokens_max:
+            raise ProtocolError(
+                400, f"max_tokens {asked_tokens} is above the limit of {self._output_tokens_max}", "invalid_value", "max_tokens"
+            )
+        terms = self._access.terms(account, headers, _tags(body.metadata))
+        difficulty = self._triage(
+            Features(parsed.text, parsed.input_tokens, parsed.turns, parsed.reasoning_effort, "tools" in parsed.needs)
+        )
+        output_tokens = 0
+        if endpoint != "embeddings":
+            output_tokens = min(asked_tokens or _OUTPUT_TOKENS_GUESS, _OUTPUT_TOKENS_GUESS) * (body.n or 1)
+        now_s = self._clock()
+        session = headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b""
+        request = Request(
+            id=uuid.uuid4().hex,
+            tenant=account.name,
+            service_class=terms.service_class,
+            models=self.names[body.model],
+            usage=Usage(parsed.input_tokens, 0, output_tokens),
+            difficulty=min(1.0, max(0.0, difficulty)),
+            needs=parsed.needs,
+            zones=terms.zones,
+            usd_max=terms.usd_max,
+            deadline_s=now_s + terms.deadline_s,
+            arrived_s=now_s,
+            session=session[:128].decode("latin-1"),
+            budgeted=account.budget is not None,
+            output_tokens_asked=0 if endpoint == "embeddings" else asked_tokens or 1,
+        )
+        return Intake(request, parsed, body.model, terms.labels)
+
+
+def _tags(metadata: dict[str, Any] | None) -> list[str]:
+    """``metadata.tags``, as litellm's clients send them; anything else there is the provider's business."""
+    tags = (metadata or {}).get("tags")
+    if tags is None:
+        return []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ProtocolError(400, "metadata.tags must be a list of strings", "invalid_value", "metadata.tags")
+    return tags
+
+
+async def _within(message: Awaitable[Mapping[str, Any]], seconds: float) -> Mapping[str, Any]:
+    async with _deadline(seconds):
+        return await message
+
+
+class _deadline:  # noqa: N801 - reads as a statement
+    """``asyncio.timeout`` that ends in a 408."""
+
+    def __init__(self, seconds: float) -> None:
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise ProtocolError(408, "the body did not arrive in time", "body_timeout") from None

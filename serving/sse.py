@@ -1,0 +1,129 @@
+"""Server-sent events on their way through: bytes are relayed as they come; only usage and the end are looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from scheduler.core.market import Usage
+
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+
+DONE = b"data: [DONE]\n\n"
+_EVENT_BYTES_MAX = 8 * 1024 * 1024
+
+
+class UsageDetails(msgspec.Struct):
+    """OpenAI's ``prompt_tokens_details``."""
+
+    cached_tokens: int | None = None
+
+
+class UsageBlock(msgspec.Struct):
+    """OpenAI's ``usage``; anything else in it is ignored here and relayed untouched."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: UsageDetails | None = None
+
+    def usage(self) -> Usage:
+        """As the core's type, with impossible values (negative, more cached than read) cut to possible ones."""
+        details = self.prompt_tokens_details
+        read = max(0, self.prompt_tokens)
+        cached = min(read, max(0, (details.cached_tokens or 0) if details else 0))
+        return Usage(read, cached, max(0, self.completion_tokens or 0))
+
+
+class Answer(msgspec.Struct):
+    """What is read of a plain answer."""
+
+    usage: UsageBlock | None = None
+
+
+_answer = msgspec.json.Decoder(Answer).decode
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """The usage of a plain answer, or None where it has none (or is not JSON)."""
+    try:
+        block = _answer(body).usage
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return block.usage() if block else None
+
+
+class _Event(msgspec.Struct):
+    usage: UsageBlock | None = None
+    choices: list[msgspec.Raw] | None = None
+    error: msgspec.Raw | None = None
+
+
+_event = msgspec.json.Decoder(_Event).decode
+
+
+class StreamReader:
+    """Cuts a stream into whole events, remembers the usage, and holds back the end.
+
+    ``feed`` returns the bytes to relay now. After the last chunk: ``done`` (the source said [DONE]), ``error`` (it sent
+    an error event), ``usage``, and ``usage_event`` (the final usage event, decoded, for the gateway to complete).
+    """
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.usage_event: dict[str, Any] | None = None
+        self.done = False
+        self.error = ""
+        self.events = 0
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take a chunk; raises ValueError for an event beyond all reason (8 MiB)."""
+        data = self._rest + chunk if self._rest else chunk
+        if b"\r\n\r\n" in data:
+            data = data.replace(b"\r\n", b"\n")
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            if len(data) > _EVENT_BYTES_MAX:
+                raise ValueError("an event of the stream is larger than 8 MiB")
+            self._rest = data
+            return b""
+        self._rest = data[cut:]
+        whole = data[:cut] if self._rest else data
+        if b'"usage"' in whole or b"[DONE]" in whole or b'"error"' in whole:
+            return b"".join(out for event in whole.split(b"\n\n") if event and (out := self._look(event)))
+        self.events += 1
+        return whole
+
+    def _look(self, event: bytes) -> bytes:
+        """One event that may matter: the end and the usage event are held back, all else is relayed."""
+        payload = event.removeprefix(b"data:").strip()
+        if payload == b"[DONE]":
+            self.done = True
+            return b""
+        try:
+            read = _event(payload)
+        except (msgspec.DecodeError, RecursionError):
+            return event + b"\n\n"
+        if read.error is not None and not read.choices:
+            self.error = "the source ended the stream with an error"
+        if read.usage is not None:
+            self.usage = read.usage.usage()
+            if not read.choices:
+                self.usage_event = _decode(payload)
+                return b""
+        self.events += 1
+        return event + b"\n\n"
+
+
+def usage_with_cost(event: dict[str, Any], usd: float, about: dict[str, Any]) -> bytes:
+    """The final usage event with what the answer really cost (``usage.cost``, USD) and where it ran."""
+    event["usage"]["cost"] = usd
+    event["baseload"] = about
+    return b"data: " + _encode(event) + b"\n\n"
+
+
+def error_event(body: bytes) -> bytes:
+    """An honest end for a stream that broke after its first byte."""
+    return b"data: " + body + b"\n\n"

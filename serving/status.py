@@ -1,0 +1,56 @@
+"""Readiness and metrics of a gateway, from its view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import generate_latest
+
+from serving import metrics
+from serving.accounting import Accountant
+from serving.clock import now_s
+from serving.view import View
+
+_MARKET_S_MAX = 30.0
+
+
+class Status:
+    """What a gateway can say of itself."""
+
+    def __init__(self, view: View, accountant: Accountant) -> None:
+        self._view, self._accountant = view, accountant
+        self._ready_once = False
+
+    def readiness(self) -> tuple[list[str], dict[str, Any]]:
+        """Problems (none: ready), and what is there. At first every pool must be up; later any source will do."""
+        market = self._view.market
+        problems = []
+        up = [offer.id for offer in market.offers if offer.healthy]
+        down = [offer.id for offer in market.offers if not offer.healthy]
+        if not market.version:
+            problems.append("no market yet: the controller has not been heard")
+        elif not up:
+            problems.append("no source is up")
+        elif down and not self._ready_once:
+            problems.append(f"starting: {', '.join(sorted(down))}")
+        if not self._accountant.healthy:
+            problems.append("the ledger's journal cannot be written")
+        self._ready_once = self._ready_once or not problems
+        return problems, {"market_version": market.version, "up": sorted(up), "down": sorted(down)}
+
+    def exposition(self) -> bytes:
+        """Prometheus text, with the gauges brought up to date."""
+        market = self._view.market
+        metrics.MARKET_VERSION.set(market.version)
+        metrics.MARKET_AGE.set(max(0.0, now_s() - market.as_of_s) if market.version else _MARKET_S_MAX)
+        metrics.LEDGER_HEALTHY.set(self._accountant.healthy)
+        for offer in market.offers:
+            metrics.OFFER_UP.labels(offer.id).set(offer.healthy)
+            if offer.capacity is not None:
+                pool = offer.id.partition("/")[0]
+                for what in ("replicas", "slots", "running", "waiting"):
+                    metrics.POOL.labels(pool, what).set(getattr(offer.capacity, what))
+        for pool, stats in self._view.engines.items():
+            for what in ("running", "waiting", "kv_usage", "prompt_tokens", "generation_tokens"):
+                metrics.POOL.labels(pool, f"engine_{what}").set(getattr(stats, what))
+        return generate_latest(metrics.REGISTRY)

@@ -1,0 +1,102 @@
+"""litellm as transport only: its retries, fallbacks, caching, callbacks and router are off.
+
+Imported late and only where cluster.yaml has a provider of kind litellm: ``import litellm`` takes seconds and 170 MB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # the bundled map: no download at import
+
+import litellm
+
+from scheduler.config import ClusterConfig
+from serving.routes import Route
+from serving.sse import DONE
+from serving.upstreams import Reply, UpstreamError
+
+litellm.telemetry = False
+litellm.suppress_debug_info = True
+litellm.num_retries = 0
+litellm.turn_off_message_logging = True
+litellm.callbacks = []
+
+_CALLS = {
+    "/v1/chat/completions": litellm.acompletion,
+    "/v1/completions": litellm.atext_completion,
+    "/v1/embeddings": litellm.aembedding,
+}
+
+
+class LitellmReply:
+    """litellm's answer, stream or error as a ``Reply``."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes = b"", stream: Any = None) -> None:
+        self.status, self.headers = status, headers
+        self._body, self._stream = body, stream
+
+    async def read(self) -> bytes:
+        """The whole body."""
+        return self._body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Each of litellm's chunks as one server-sent event, then [DONE]."""
+        try:
+            async for chunk in self._stream:
+                yield b"data: " + chunk.model_dump_json(exclude_none=True).encode() + b"\n\n"
+        except Exception as error:  # litellm raises its own and its providers' exceptions
+            raise UpstreamError(f"broke off: {type(error).__name__}") from error
+        yield DONE
+
+    def close(self) -> None:
+        """Drop the stream; its connection is closed with it."""
+        self._stream = None
+
+
+class LitellmUpstream:
+    """Any of litellm's providers."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._params: dict[str, dict[str, Any]] = {}
+        for provider in config.providers:
+            if provider.kind == "litellm":
+                for served in provider.models:
+                    self._params[f"{provider.name}/{served.model}"] = provider.litellm_params
+
+    async def post(self, base_url: str, path: str, body: bytes, route: Route, left_s: float) -> Reply:
+        """Call litellm once. Raises UpstreamError where the provider cannot be reached."""
+        fields: dict[str, Any] = msgspec.json.decode(body)
+        fields |= self._params.get(route.offer_id, {})
+        if base_url:
+            fields["api_base"] = base_url
+        if route.api_key:
+            fields["api_key"] = route.api_key
+        try:
+            answer = await _CALLS[path](**fields, timeout=left_s, num_retries=0, max_retries=0)
+        except Exception as error:  # see above
+            return _refused(error)
+        if fields.get("stream"):
+            return LitellmReply(200, {}, stream=answer)
+        return LitellmReply(200, {}, answer.model_dump_json(exclude_none=True).encode())
+
+    async def close(self) -> None:
+        """litellm keeps its clients itself."""
+
+
+def _refused(error: Exception) -> LitellmReply:
+    """The provider's status where there is one; a connection that failed raises instead."""
+    if isinstance(error, litellm.APIConnectionError | litellm.Timeout) or (
+        isinstance(error, litellm.InternalServerError) and "Connection error" in str(error)
+    ):
+        raise UpstreamError(f"cannot connect: {type(error).__name__}", begun=False) from error
+    status = int(getattr(error, "status_code", 500) or 500)
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    body = msgspec.json.encode(
+        {"error": {"message": str(error)[:2000], "type": type(error).__name__, "param": None, "code": None}}
+    )
+    return LitellmReply(status, {key.lower(): value for key, value in dict(headers).items()}, body)

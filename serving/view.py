@@ -1,0 +1,104 @@
+"""A gateway's view: the newest market, one reference swapped at a time, and its own load since."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from scheduler.core.market import NO_LOAD, Load, Market, Offer, OfferLoad, Outcome, Policy
+from serving.gate.wire import EngineStats
+
+EMPTY = Market(0, 0.0, ())
+
+_RETRY_TOKENS_MAX = 50.0
+_TTFT_WEIGHT = 0.1
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What the controller sends a gateway: the market with this gateway's leases, where the gates are, engine counters."""
+
+    market: Market
+    gates: dict[str, str]
+    engines: dict[str, EngineStats] = {}
+
+
+class View:
+    """Read by attribute, updated between awaits: no locks, nothing on the request path waits."""
+
+    def __init__(self, policy: Policy, retry_share_max: float, clock: Callable[[], float]) -> None:
+        self.market: Market = EMPTY
+        self.gates: dict[str, str] = {}
+        self.engines: dict[str, EngineStats] = {}
+        self._offers: dict[str, OfferLoad] = {}
+        self._usd: dict[str, float] = {}
+        self._starts: dict[str, deque[float]] = {}
+        self.load = Load(self._offers, self._usd)
+        self.retry_tokens = _RETRY_TOKENS_MAX
+        self._policy, self._retry_share_max, self._clock = policy, retry_share_max, clock
+
+    def publish(self, published: Published) -> None:
+        """Swap in a new market. What was sent since the old snapshot is in the new one's counts."""
+        old = {offer.id: offer.capacity for offer in self.market.offers}
+        # A controller that has just restarted grants nothing yet: leases that were granted before run to their end.
+        leases = {**self.market.leases, **published.market.leases}
+        self.market, self.gates = replace(published.market, leases=leases), published.gates
+        self.engines = published.engines
+        for offer in self.market.offers:
+            before = old.get(offer.id)
+            here = self._offers.get(offer.id)
+            fresh = offer.capacity is not None and (before is None or offer.capacity.as_of_s > before.as_of_s)
+            if here is not None and here.new_since_snapshot and fresh:
+                self._offers[offer.id] = here._replace(new_since_snapshot=0)
+
+    def spent_usd(self) -> dict[str, float]:
+        """Per tenant, USD spent or reserved since this gateway started."""
+        return dict(self._usd)
+
+    def begin(self, offer: Offer, tenant: str, usd: float) -> None:
+        """An attempt starts: it counts as load, and its estimate is reserved from the tenant's lease."""
+        now_s = self._clock()
+        here = self._offers.get(offer.id, NO_LOAD)
+        recent = here.requests_last_min
+        if offer.requests_per_min_max:
+            starts = self._starts.setdefault(offer.id, deque(maxlen=offer.requests_per_min_max))
+            starts.append(now_s)
+            recent = sum(1 for start_s in starts if start_s > now_s - 60.0)
+        self._offers[offer.id] = OfferLoad(
+            here.inflight + 1, here.new_since_snapshot + 1, recent, here.cooldown_until_s, here.failures, here.ttft_ratio
+        )
+        self._usd[tenant] = self._usd.get(tenant, 0.0) + usd
+        self.retry_tokens = min(_RETRY_TOKENS_MAX, self.retry_tokens + self._retry_share_max)
+
+    def end(self, offer: Offer, tenant: str, usd_reserved: float, outcome: Outcome, prefill_s: float) -> None:
+        """An attempt ended: release its load, replace the reservation by what it cost, and learn from it."""
+        here = self._offers.get(offer.id, NO_LOAD)
+        self._usd[tenant] = self._usd.get(tenant, 0.0) + outcome.usd - usd_reserved
+        cooldown_s, failures, ratio = here.cooldown_until_s, here.failures, here.ttft_ratio
+        if outcome.status in ("failed", "timeout"):
+            failures += 1
+            self.retry_tokens = max(0.0, self.retry_tokens - 1.0)
+            if offer.kind == "api":
+                cooldown_s = max(cooldown_s, outcome.ended_s + self._cooldown_s(outcome, failures))
+        elif outcome.status == "complete":
+            failures = 0
+        if outcome.ttft_s is not None and offer.kind == "api" and prefill_s > 0:
+            ratio += _TTFT_WEIGHT * (min(outcome.ttft_s / prefill_s, 100.0) - ratio)
+        self._offers[offer.id] = OfferLoad(
+            here.inflight - 1, here.new_since_snapshot, self._recent(offer, outcome.ended_s), cooldown_s, failures, ratio
+        )
+
+    def _recent(self, offer: Offer, now_s: float) -> int:
+        starts = self._starts.get(offer.id)
+        return sum(1 for start_s in starts if start_s > now_s - 60.0) if starts else 0
+
+    def _cooldown_s(self, outcome: Outcome, failures: int) -> float:
+        """Retry-After is obeyed; a refused connection or a 503 counts at once; other faults from the second on."""
+        policy = self._policy
+        if outcome.retry_after_s:
+            return min(outcome.retry_after_s, policy.breaker_max_s)
+        if failures < 2 and outcome.http_status not in (0, 429, 503):
+            return 0.0
+        return float(min(policy.breaker_max_s, policy.breaker_base_s * 2.0 ** min(failures - 1, 16)))
