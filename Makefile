@@ -32,7 +32,7 @@ check: install ## Look at the code without running it: ruff, mypy, import contra
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(PYTEST) tests/house
 
 bench: install ## Measure dispatch, gateway and engines on this machine

@@ -62,8 +62,9 @@ class BudgetBook:
                     in_window = ledger.get((tenant, gateway), 0.0)
                     mine.baseline[tenant] = max(0.0, spent.get(tenant, 0.0) - in_window)
         mine.heard_s, mine.spent = now_s, dict(spent)
-        for name in [n for n, g in self._gateways.items() if now_s - g.heard_s > 2 * self._ttl_s]:
-            del self._gateways[name]
+        for each in self._gateways.values():
+            if now_s - each.heard_s > 2 * self._ttl_s:
+                each.granted = {}  # its leases have run out; what it reported as spent stays
         if now_s < self._open_from_s:
             return {}
         return {tenant: self._lease(tenant, gateway, ledger, now_s) for tenant in self._budgets}
@@ -76,12 +77,14 @@ class BudgetBook:
             for each in self._gateways.values():
                 each.baseline[tenant] = each.spent.get(tenant, 0.0)
                 each.granted.pop(tenant, None)
-        in_window = {
-            name: max(0.0, each.spent.get(tenant, 0.0) - each.baseline.get(tenant, 0.0))
-            for name, each in self._gateways.items()
-        }
-        gone_usd = sum(usd for (who, writer), usd in ledger.items() if who == tenant and writer not in self._gateways)
-        granted = {name: each.granted.get(tenant, 0.0) for name, each in self._gateways.items()}
+        in_window, granted, gone_usd = {}, {}, 0.0
+        for name, each in self._gateways.items():
+            usd = max(0.0, each.spent.get(tenant, 0.0) - each.baseline.get(tenant, 0.0))
+            if now_s - each.heard_s > 2 * self._ttl_s:
+                gone_usd += max(usd, ledger.get((tenant, name), 0.0))
+            else:
+                in_window[name], granted[name] = usd, each.granted.get(tenant, 0.0)
+        gone_usd += sum(usd for (who, writer), usd in ledger.items() if who == tenant and writer not in self._gateways)
         usd = grant(budget.usd, gone_usd, granted, in_window, gateway)
         mine = self._gateways[gateway]
         mine.granted[tenant] = usd

@@ -37,6 +37,14 @@ class Announcement(msgspec.Struct, frozen=True):
     replica: ReplicaInfo
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """USD of avoidable money that a writer has recorded for a tenant since the tenant's budget window began."""
+
+    tenant: str
+    writer: str
+    usd: float
+
+
 def token() -> str:
     """The token shared by this run's processes; a fresh one where none was handed down."""
     value = os.environ.get(TOKEN_ENV)

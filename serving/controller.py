@@ -21,7 +21,7 @@ from scheduler.core.market import Market
 from serving import control
 from serving.budgets import BudgetBook
 from serving.clock import now_s
-from serving.control import Announcement, MarketRequest
+from serving.control import Announcement, MarketRequest, Spent
 from serving.gate.wire import GateReport, ReplicaInfo
 from serving.settings import core_policy
 from serving.view import EMPTY, Published
@@ -31,7 +31,6 @@ log = logging.getLogger("baseload.controller")
 _REPLICA_TTL_S = 6.0
 _GATE_TTL_S = 5.0
 _REPRICE_S = 60.0
-_LOAD_S = 1.0
 _BODY_BYTES_MAX = 1024 * 1024
 
 
@@ -60,6 +59,7 @@ class Controller:
         app.router.add_post("/market", self._guarded(self._market))
         app.router.add_post("/gates", self._guarded(self._gate))
         app.router.add_post("/replicas", self._guarded(self._replica))
+        app.router.add_post("/spent", self._guarded(self._spending))
         app.router.add_get("/healthz", self._health)
         return app
 
@@ -71,11 +71,9 @@ class Controller:
         await site.start()
         log.info("controller ready", extra={"url": control.url(self._config)})
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._load_for_ever())
-                while True:
-                    self.clear_once()
-                    await asyncio.sleep(self._config.policy.clearing_s)
+            while True:
+                self.clear_once()
+                await asyncio.sleep(self._config.policy.clearing_s)
         finally:
             await runner.cleanup()
 
@@ -146,37 +144,10 @@ class Controller:
         self._replicas.setdefault(announced.pool, {})[announced.replica.id] = (now_s(), announced.replica)
         return {"ok": True}
 
+    def _spending(self, body: bytes) -> dict[str, float]:
+        """The ledger's loader says what was spent; the answer is from when it shall sum, by tenant."""
+        self._spent = {(s.tenant, s.writer): s.usd for s in msgspec.json.decode(body, type=list[Spent])}
+        return self._budgets.window_starts(now_s())
+
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"market_version": self.market.version, "pools": sorted(self._gates)})
-
-    async def _load_for_ever(self) -> None:
-        """Journal into database, in a thread; the spend of budgets comes from there."""
-        from serving.ledger.store import Store  # SQLAlchemy: only the controller pays for it
-
-        store: Store | None = None
-        while True:
-            try:
-                if store is None:
-                    store = await asyncio.to_thread(_open_store, self._config.ledger.url)
-                self._spent = await asyncio.to_thread(self._load_once, store)
-            except Exception as error:  # the ledger's database may be away; the journal keeps everything until it is back
-                log.error("ledger not loaded", extra={"error": f"{type(error).__name__}: {error}"})
-            await asyncio.sleep(_LOAD_S)
-
-    def _load_once(self, store: Any) -> dict[tuple[str, str], float]:
-        store.load(self._config.ledger.journal)
-        spent: dict[tuple[str, str], float] = {}
-        starts = self._budgets.window_starts(now_s())
-        for start_s in set(starts.values()):
-            for key, usd in store.spent_usd(start_s).items():
-                if starts.get(key[0]) == start_s:
-                    spent[key] = usd
-        return spent
-
-
-def _open_store(url: str) -> Any:
-    from serving.ledger.store import Store
-
-    store = Store(url)
-    store.create_schema()
-    return store

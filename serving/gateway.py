@@ -13,6 +13,7 @@ from scheduler.config import ClusterConfig
 from scheduler.core.dispatch import GiveUp, decide
 from serving import metrics
 from serving.access import Access, headers_of
+from serving.asgi import DISCONNECT, OnDisconnect
 from serving.dispatcher import Dispatch, Services
 from serving.explain import explanation
 from serving.intake import ClientGone, Intake, Reader, Receive, read_body
@@ -93,7 +94,7 @@ class Gateway:
         services = self._services
         headers = headers_of(scope)
         account = self._access.account(headers, scope.get("client"))
-        raw = await read_body(receive, headers, self._bounds.body_bytes_max, self._bounds.body_s_max)
+        raw = await read_body(receive, headers, self._bounds.body_bytes_max)
         path = scope["path"]
         intake = self._reader.read(_ENDPOINTS.get(path, "chat"), raw, headers, account)
         decision = decide(intake.request, services.view.market, services.view.load, services.policy, services.clock())
@@ -107,17 +108,19 @@ class Gateway:
             log.error("refusing: the ledger takes no records", extra={"error": str(error)})
             raise ProtocolError(503, "the ledger cannot be written: nothing is served", "ledger", retry_after_s=5.0) from None
         dispatch = Dispatch(services, decision, intake.parsed, path, responder)
-        await self._watched(dispatch, intake, receive, responder)
+        await self._watched(dispatch, intake, scope, receive, responder)
 
-    async def _watched(self, dispatch: Dispatch, intake: Intake, receive: Receive, responder: Responder) -> None:
+    async def _watched(
+        self, dispatch: Dispatch, intake: Intake, scope: Scope, receive: Receive, responder: Responder
+    ) -> None:
         """Run ``dispatch``; a client that goes away cancels it, and with it the work upstream."""
         task = asyncio.current_task()
         assert task is not None
-        watcher = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, task))
+        watch = Watch(task, scope, receive)
         try:
             give_up = await dispatch.run()
         except asyncio.CancelledError:
-            if watcher.done() and not watcher.cancelled():
+            if watch.client_gone:
                 task.uncancel()
                 self._end(dispatch, intake, "cancelled", 499, "the client went away")
                 return
@@ -127,7 +130,7 @@ class Gateway:
             self._end(dispatch, intake, "failed", 500, "internal error")
             raise
         finally:
-            watcher.cancel()
+            watch.stop()
         await self._answer(dispatch, give_up, intake, responder)
 
     async def _answer(self, dispatch: Dispatch, give_up: GiveUp | None, intake: Intake, responder: Responder) -> None:
@@ -188,7 +191,32 @@ def _wrong_method(method: str, path: str, allowed: str) -> ProtocolError:
     return ProtocolError(405, f"{method} is not allowed at {path} (allowed: {allowed})", "method_not_allowed", allowed)
 
 
-async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+class Watch:
+    """Cancels ``task`` when the client goes away: by the server's extension, else by a task that waits in ``receive``."""
+
+    __slots__ = ("_extension", "_task", "_watcher", "client_gone")
+
+    def __init__(self, task: asyncio.Task[Any], scope: Scope, receive: Receive) -> None:
+        self._task, self.client_gone = task, False
+        self._watcher: asyncio.Task[None] | None = None
+        self._extension: OnDisconnect | None = (scope.get("extensions") or {}).get(DISCONNECT)
+        if self._extension is not None:
+            self._extension.call = self._cancel
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._wait(receive))
+
+    def stop(self) -> None:
+        """The answer is complete; nobody needs to watch."""
+        if self._extension is not None:
+            self._extension.call = None
+        elif self._watcher is not None:
+            self._watcher.cancel()
+
+    def _cancel(self) -> None:
+        self.client_gone = True
+        self._task.cancel()
+
+    async def _wait(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._cancel()

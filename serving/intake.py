@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import uuid
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -33,28 +32,27 @@ class ClientGone(Exception):
     """The client closed the connection before its request was read."""
 
 
-async def read_body(receive: Receive, headers: Headers, bytes_max: int, body_s_max: float) -> bytes:
-    """The whole body. ProtocolError 413 over ``bytes_max``, 408 where it takes longer than ``body_s_max``."""
+async def read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes:
+    """The whole body. ProtocolError 413 over ``bytes_max``; the server (``asgi``) ends those that come too slowly."""
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit() or int(declared) > bytes_max:
         raise ProtocolError(413, f"the body is larger than {bytes_max} bytes", "body_too_large")
-    message = await receive() if not int(declared) else await _within(receive(), body_s_max)
+    message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientGone
     body = bytes(message.get("body", b""))
-    if message.get("more_body"):
-        async with _deadline(body_s_max):
-            parts, size = [body], len(body)
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                size += len(message.get("body", b""))
-                if size > bytes_max:
-                    raise ProtocolError(413, f"the body is larger than {bytes_max} bytes", "body_too_large")
-                parts.append(message.get("body", b""))
-            body = b"".join(parts)
-    return body
+    if not message.get("more_body"):
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        size += len(message.get("body", b""))
+        if size > bytes_max:
+            raise ProtocolError(413, f"the body is larger than {bytes_max} bytes", "body_too_large")
+        parts.append(message.get("body", b""))
+    return b"".join(parts)
 
 
 class Reader:
@@ -89,7 +87,7 @@ class Reader:
         now_s = self._clock()
         session = headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b""
         request = Request(
-            id=uuid.uuid4().hex,
+            id=os.urandom(16).hex(),
             tenant=account.name,
             service_class=terms.service_class,
             models=self.names[body.model],
@@ -115,24 +113,3 @@ def _tags(metadata: dict[str, Any] | None) -> list[str]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ProtocolError(400, "metadata.tags must be a list of strings", "invalid_value", "metadata.tags")
     return tags
-
-
-async def _within(message: Awaitable[Mapping[str, Any]], seconds: float) -> Mapping[str, Any]:
-    async with _deadline(seconds):
-        return await message
-
-
-class _deadline:  # noqa: N801 - reads as a statement
-    """``asyncio.timeout`` that ends in a 408."""
-
-    def __init__(self, seconds: float) -> None:
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            raise ProtocolError(408, "the body did not arrive in time", "body_timeout") from None

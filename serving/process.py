@@ -1,6 +1,6 @@
 """Entry point of the serving processes: ``python -m serving.process ROLE --config FILE``. Started by the supervisor.
 
-Roles: controller; gate NAME; gateway; pools; simulated NAME. Each runs until SIGTERM.
+Roles: controller; gate NAME; gateway; ledger; pools; simulated NAME. Each runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 def main(argv: list[str] | None = None) -> int:
     """Run one role. Exit status 0 after SIGTERM, 2 for a configuration that cannot be used, 1 for any other failure."""
     parser = argparse.ArgumentParser(prog="serving.process", description=__doc__)
-    parser.add_argument("role", choices=("controller", "gate", "gateway", "pools", "simulated"))
+    parser.add_argument("role", choices=("controller", "gate", "gateway", "ledger", "pools", "simulated"))
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--config", default="cluster.yaml")
     parser.add_argument("--host", default="127.0.0.1")
@@ -75,6 +75,10 @@ def _run(options: argparse.Namespace, config: ClusterConfig) -> None:
 
         pool = next(pool for pool in config.pools if pool.name == name)
         uvloop.run(_until_told(GateServer(config, pool, control.token()).run(options.host)))
+    elif role == "ledger":
+        from serving.ledger.loader import run as load_for_ever
+
+        asyncio.run(_until_told(load_for_ever(config)))
     elif role == "pools":
         from serving.pools_process import run
 

@@ -61,6 +61,7 @@ class Supervisor:
         gateway = ["gateway", "--host", host, "--port", str(port), "--simulated", msgspec.json.encode(urls).decode()]
         self.children = [
             Child("controller", ["controller", "--fresh"]),
+            Child("ledger", ["ledger"]),
             *(Child(f"gate-{pool.name}", ["gate", pool.name]) for pool in config.pools),
             *simulated,
             *([Child("pools", ["pools"])] if needs_ray(config) else []),

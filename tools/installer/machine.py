@@ -59,11 +59,13 @@ def check_platform() -> None:
     if not sys.platform.startswith("linux") or machine not in ("x86_64", "aarch64"):
         raise InstallError(f"Baseload runs on Linux on x86-64 and aarch64; this is {platform.system()} on {machine}.")
     try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        library = os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (OSError, ValueError):
-        name, version = "another C library", "0"
-    if name != "glibc" or tuple(map(int, version.split("."))) < GLIBC_MIN:
-        raise InstallError(f"The packages need glibc {GLIBC_MIN[0]}.{GLIBC_MIN[1]} or newer; this is {name} {version}.")
+        library = ""
+    version = tuple(map(int, library.removeprefix("glibc ").split("."))) if library.startswith("glibc ") else (0,)
+    if version < GLIBC_MIN:
+        least = f"glibc {GLIBC_MIN[0]}.{GLIBC_MIN[1]} or newer"
+        raise InstallError(f"The packages need {least}; this machine has {library or 'another C library'}.")
 
 
 def check_disk(folder: Path, present_gb: float) -> None:

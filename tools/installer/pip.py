@@ -14,7 +14,9 @@ from installer.machine import InstallError, cause
 
 NOISE = re.compile(r"^WARNING: (?:Location .* is ignored|Skipping page).*\n", re.MULTILINE)
 LOOKED_AT = re.compile(r"^(?:Collecting|Processing|Requirement already satisfied:) ", re.MULTILINE)
-FETCHED = re.compile(r"^ *(?:Downloading|Using cached|Processing) \S*?([^\s/]+)\.whl( \(.* .B\))?", re.MULTILINE)
+FETCHED = re.compile(
+    r"^ *(?:Downloading|Using cached|Processing) (?:\S*/)?([^\s/-]+-[^\s/-]+)-\S+\.whl( \(.+? .B\))?", re.M
+)
 RETRYING = "Retrying ("
 BEGUN_S = time.monotonic()
 LINE_EVERY_S = 10.0

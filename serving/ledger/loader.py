@@ -1,0 +1,88 @@
+"""The process that keeps the ledger's database up to date: journals in, the spend of budgets out to the controller.
+
+Its own process, at the lowest priority: a slow or absent database delays totals and nothing else. Until it is back the
+journals keep everything, and budgets go on with what gateways report themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+
+import aiohttp
+
+from scheduler.config import ClusterConfig
+from serving import control
+from serving.control import Spent
+from serving.ledger.errors import JournalMissing
+from serving.ledger.segments import is_live, list_segments
+from serving.ledger.store import Store
+
+log = logging.getLogger("baseload.ledger")
+
+_EVERY_S = 1.0
+_NICE = 19
+# Summing a window reads all of its rows: it may take this share of the time, but for a writer's end, which is summed at once.
+_SUM_SHARE = 0.02
+_SUM_EVERY_S = 2.0
+
+
+async def run(config: ClusterConfig) -> None:
+    """Load and report about once a second until cancelled."""
+    os.nice(_NICE)
+    token, base = control.token(), control.url(config)
+    loader: Loader | None = None
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                loader = loader or Loader(config.ledger.url, Path(config.ledger.journal))
+                loader.load()
+                answer = await control.post(session, base, "spent", loader.spent, token, dict[str, float])
+                if answer is not None:
+                    loader.sum_from(answer)
+            except JournalMissing:
+                pass  # no gateway has written yet
+            except Exception as error:  # whatever the database's driver raises; the journal waits
+                log.error("ledger not loaded", extra={"error": f"{type(error).__name__}: {error}"})
+            await asyncio.sleep(_EVERY_S)
+
+
+class Loader:
+    """Journal to database, and the spend in the tenants' budget windows."""
+
+    def __init__(self, url: str, journal: Path) -> None:
+        self._store, self._journal = Store(url), journal
+        self._store.create_schema()
+        self._starts: dict[str, float] = {}
+        self._writers: set[str] = set()
+        self._next_sum_s = 0.0
+        self.spent: list[Spent] = []
+
+    def sum_from(self, starts: dict[str, float]) -> None:
+        """Sum from these instants on (by tenant); a new window is summed at the next load."""
+        if starts != self._starts:
+            self._starts, self._next_sum_s = starts, 0.0
+
+    def load(self) -> None:
+        """Load new lines; journals of writers that are gone are removed once they are in the database."""
+        writers = {segment.writer for segment in list_segments(self._journal) if is_live(self._journal, segment)}
+        self._store.load(self._journal, remove_loaded=True)
+        if self._writers - writers:
+            self._next_sum_s = 0.0
+        self._writers = writers
+        began_s = time.monotonic()
+        if began_s >= self._next_sum_s:
+            self.spent = self._sum()
+            took_s = time.monotonic() - began_s
+            self._next_sum_s = began_s + max(_SUM_EVERY_S, took_s / _SUM_SHARE)
+
+    def _sum(self) -> list[Spent]:
+        return [
+            Spent(tenant, writer, usd)
+            for start_s in set(self._starts.values())
+            for (tenant, writer), usd in self._store.spent_usd(start_s).items()
+            if self._starts.get(tenant) == start_s
+        ]
