@@ -44,6 +44,6 @@ evaluate: install ## Replay public traces and prices, where ../shared/data has t
 	  if [ $$code -eq 5 ]; then echo 'evaluate: no test is marked so yet'; code=0; fi; exit $$code; \
 	else echo 'evaluate: nothing to do, there is no ../shared/data here'; fi
 
-clean: ## Remove caches and what builds leave (the environment stays: rm -rf .venv)
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .baseload
+clean: ## Remove caches and what builds leave; the environment (.venv) and the ledger (.baseload) stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -8,6 +8,8 @@ Source of the formulas: annuity method, any textbook of engineering economics; P
 
 from __future__ import annotations
 
+import math
+
 from scheduler.config.supply import Curve, Electricity, Energy, Hardware
 from scheduler.core.market import FixedCost, Rate, ServiceCurve
 
@@ -23,7 +25,9 @@ def capital_recovery_factor(rate: float, years: float) -> float:
     >>> capital_recovery_factor(0.0, 4)
     0.25
     """
-    return rate / (1.0 - (1.0 + rate) ** -years) if rate else 1.0 / years
+    # 1 - (1 + r)^-n without the cancellation that would make a tiny rate divide by zero.
+    share = -math.expm1(-years * math.log1p(rate))
+    return rate / share if share else 1.0 / years
 
 
 def fixed_usd_per_hour(hardware: Hardware) -> float:

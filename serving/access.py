@@ -118,14 +118,15 @@ class Access:
         return Terms(zones, labels, service_class, min(spec.deadline_s, self._total_s_max), usd_max)
 
     def _class(self, account: Account, headers: Headers) -> ServiceClassSpec:
-        name = headers.get(b"x-llm-d-inference-objective") or headers.get(b"x-baseload-class")
-        if name is None:
-            return account.default_class
-        spec = account.classes.get(name.decode("latin-1"))
-        if spec is None:
-            known = ", ".join(account.classes)
-            raise ProtocolError(400, f"this tenant has no service class {name.decode('latin-1')!r} (it has: {known})")
-        return spec
+        chosen = account.default_class
+        for header in (b"x-baseload-class", b"x-llm-d-inference-objective"):  # the last one wins, each must be right
+            if header in headers:
+                name = headers[header].decode("latin-1")
+                if name not in account.classes:
+                    known = ", ".join(account.classes)
+                    raise ProtocolError(400, f"this tenant has no service class {name!r} (it has: {known})", "unknown_class")
+                chosen = account.classes[name]
+        return chosen
 
 
 def _is_local(headers: Headers, client: tuple[str, int] | None) -> bool:
@@ -136,12 +137,12 @@ def _is_local(headers: Headers, client: tuple[str, int] | None) -> bool:
 
 def _list(headers: Headers, name: bytes) -> list[str]:
     value = headers.get(name)
-    return [item.strip() for item in value.decode("latin-1").split(",") if item.strip()] if value else []
+    return [item for part in value.decode("latin-1").split(",") if (item := part.strip(" \t"))] if value else []
 
 
 def _number(headers: Headers, name: bytes) -> float:
     try:
-        value = float(headers[name])
+        value = -1.0 if b"_" in headers[name] else float(headers[name])  # Python would read 1_0 as 10
     except ValueError:
         value = -1.0
     if not 0.0 <= value < 1e9:

@@ -99,6 +99,8 @@ class Accountant:
         request = decision.request
         source = entry.kind or "none"
         metrics.request_counter(request.tenant, request.service_class.name, source, status).inc()
+        if outcomes:
+            metrics.OVERHEAD.observe(max(0.0, outcomes[0].started_s - request.arrived_s))
         for outcome in outcomes:
             metrics.attempt_counter(outcome.offer_id, outcome.status).inc()
         avoidable, amortized = metrics.usd_counters(request.tenant, source)

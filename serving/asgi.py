@@ -1,21 +1,26 @@
-"""uvicorn with the bounds it lacks: time for headers, number of connections. uvloop and httptools, no access log."""
+"""uvicorn with the bounds it lacks: time and size of heads, connections. uvloop and httptools, no access log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from scheduler.config.demand import RequestBounds
+from serving.protocol import ProtocolError
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
-
+_HEAD_BYTES_MAX = 64 * 1024
+# Charged for each header beside its text, as HTTP/2 does: many small ones cost time as well.
+_HEADER_BYTES = 32
+_UPGRADE = re.compile(rb"(?i)\r\nupgrade:")
 
 DISCONNECT = "baseload.disconnect"
 _TOO_SLOW = (
@@ -36,71 +41,111 @@ class OnDisconnect:
         self.call: Callable[[], object] | None = None
 
 
-def _protocol(bounds: RequestBounds) -> type[HttpToolsProtocol]:
-    """A protocol class for these bounds (uvicorn constructs it without a place for arguments)."""
+class BoundedProtocol(HttpToolsProtocol):
+    """Ends connections whose head or body takes too long (slow loris), and those above the limit."""
 
-    class BoundedProtocol(HttpToolsProtocol):
-        """Ends connections whose head or body takes too long (slow loris), and those above the limit."""
+    bounds: RequestBounds
+    _timer: asyncio.TimerHandle | None = None
+    _head_is_there = False
+    _head_bytes = 0
+    _running: RequestResponseCycle | None = None
 
-        _timer: asyncio.TimerHandle | None = None
-        _head_is_there = False
-        _on_disconnect: OnDisconnect | None = None
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.connections_max:
+            transport.abort()
+            return
+        self._expect_head()
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > bounds.connections_max:
-                transport.abort()
-                return
+    def data_received(self, data: bytes) -> None:
+        # Upgrades may be ignored, and are: the parser would drop the body of a request that offers one (Java's
+        # client offers HTTP/2 on every plain connection). Renamed only where a head begins.
+        if not self._head_is_there and not self._head_bytes and _UPGRADE.search(data):
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"\r\nignored:", head) + end + rest
+        super().data_received(data)
+        if self._timer is not None and not self._head_is_there:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response("the head does not end")
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or too much of it, in OpenAI's shape; never into an answer that is under way."""
+        answering = self._running
+        if answering is not None and answering.response_started and not answering.response_complete:
+            self.transport.abort()
+            return
+        error = ProtocolError(400, "this is not an HTTP/1.1 request that can be read", "invalid_http")
+        if self._head_bytes > _HEAD_BYTES_MAX:
+            error = ProtocolError(431, f"the request's head is larger than {_HEAD_BYTES_MAX} bytes", "head_too_large")
+        body = error.body()
+        lines = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[error.status] + lines + body)
+        self.transport.close()
+
+    def _expect_head(self) -> None:
+        self._head_is_there, self._head_bytes = False, 0
+        self._timer = self.loop.call_later(self.bounds.header_s_max, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        """One timer a request: it is only set again where a body is still coming when the head's time ends."""
+        if self.transport.is_closing():
+            return
+        if not self._head_is_there:
+            self.transport.abort()
+        elif self._timer is not None:
+            self._timer = self.loop.call_later(self.bounds.body_s_max, self._body_is_late)
+
+    def _body_is_late(self) -> None:
+        if not self.transport.is_closing():
+            if self.cycle is self._running and self.cycle is not None and not self.cycle.response_started:
+                self.transport.write(_TOO_SLOW)
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_message_begin(self) -> None:
+        # A further request on a kept connection; the first one's timer runs since the connect.
+        if self._timer is None:
             self._expect_head()
+        super().on_message_begin()
 
-        def _expect_head(self) -> None:
-            self._head_is_there = False
-            self._timer = self.loop.call_later(bounds.header_s_max, self._time_is_up)
+    def on_headers_complete(self) -> None:
+        self._head_is_there = True
+        self._head_bytes = len(self.url) + sum(len(name) + len(value) + _HEADER_BYTES for name, value in self.headers)
+        if self._head_bytes > _HEAD_BYTES_MAX:
+            raise ValueError("head too large")  # ends in send_400_response
+        self.scope["extensions"] = {DISCONNECT: OnDisconnect()}  # type: ignore[dict-item]
+        super().on_headers_complete()
 
-        def _time_is_up(self) -> None:
-            """One timer a request: it is only set again where a body is still coming when the head's time ends."""
-            if self.transport.is_closing():
-                return
-            if not self._head_is_there:
-                self.transport.abort()
-            elif self._timer is not None:
-                self._timer = self.loop.call_later(bounds.body_s_max, self._body_is_late)
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        self._head_is_there, self._head_bytes = False, 0
+        super().on_message_complete()
 
-        def _body_is_late(self) -> None:
-            if not self.transport.is_closing():
-                if self.cycle is not None and not self.cycle.response_started:
-                    self.transport.write(_TOO_SLOW)
-                self.transport.close()
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+        # With pipelining, the request that runs is not the newest one, which is all that uvicorn tells.
+        cycle = self._running
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            waiting: Any = cycle.scope["extensions"]
+            if waiting[DISCONNECT].call is not None:
+                waiting[DISCONNECT].call()
 
-        def on_message_begin(self) -> None:
-            # A further request on a kept connection; the first one's timer runs since the connect.
-            if self._timer is None:
-                self._expect_head()
-            super().on_message_begin()
 
-        def on_headers_complete(self) -> None:
-            self._head_is_there = True
-            self._on_disconnect = OnDisconnect()
-            self.scope["extensions"] = {DISCONNECT: self._on_disconnect}  # type: ignore[typeddict-item]
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._stop_timer()
-            super().on_message_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            waiting, cycle = self._on_disconnect, self.cycle
-            super().connection_lost(exc)
-            if waiting is not None and waiting.call is not None and cycle is not None and not cycle.response_complete:
-                waiting.call()
-
-    return BoundedProtocol
+def _protocol(bounds: RequestBounds) -> type[BoundedProtocol]:
+    """The protocol for these bounds, as a class: uvicorn constructs it without a place for arguments."""
+    return type("Protocol", (BoundedProtocol,), {"bounds": bounds})
 
 
 class Server(uvicorn.Server):

@@ -79,3 +79,7 @@ def explain(
 def main() -> None:
     """Entry point of the ``baseload`` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,8 @@ from serving.view import View
 
 # A source that has not begun to answer after this many times the class's objective is left, if another remains.
 _TTFT_PATIENCE = 4.0
+# An objective below this, or below what the source usually needs, is a wish: missing it must not trip the breaker for all.
+_TTFT_S_MIN = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,6 @@ class Dispatch:
             if isinstance(step, GiveUp):
                 return step
             outcome = await self._attempt(step)
-            self.outcomes.append(outcome)
             if outcome.status == "complete" or outcome.first_byte_sent or outcome.status == "refused":
                 return None
 
@@ -67,11 +68,13 @@ class Dispatch:
         offer, request = quote.offer, self.decision.request
         route = services.routes[offer.id]
         started_s = services.clock()
+        self.reader = None  # what an earlier attempt streamed is not this one's
         book = _Book(offer, started_s, services.clock)
         services.view.begin(offer, request.tenant, quote.usd_cash)
         grant: Grant | None = None
         reply: Reply | None = None
         outcome: Outcome | None = None
+        unreachable = False
         try:
             async with asyncio.timeout(step.until_s - started_s) as timeout:
                 base_url = route.base_url
@@ -93,20 +96,20 @@ class Dispatch:
         except UpstreamError as error:
             status = "interrupted" if self._responder.started else "failed"
             outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=self._responder.started)
-            if grant is not None and not error.begun:
-                await services.gates[route.pool].leave(request.id, unreachable=True)
+            unreachable = not error.begun
         except asyncio.CancelledError:
             outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None)
-            self.outcomes.append(outcome)
             raise
         finally:
             if reply is not None:
                 reply.close()
             if outcome is None:
                 outcome = book.outcome("failed", error="internal error", begun=True)
+            # Recorded before anything is awaited: a client that goes away now must not take the bill with it.
+            self.outcomes.append(outcome)
             services.view.end(offer, request.tenant, quote.usd_cash, outcome, offer.curve.prefill_s(request.usage))
             if grant is not None:
-                await services.gates[route.pool].leave(request.id)
+                await services.gates[route.pool].leave(request.id, unreachable)
         return outcome
 
     def _be_patient(self, timeout: asyncio.Timeout, quote: Quote, started_s: float) -> None:
@@ -114,7 +117,9 @@ class Dispatch:
         when = timeout.when()
         if when is None or all(other.offer.id in tried for other in self.decision.merit_order):
             return
-        patience_s = _TTFT_PATIENCE * self.decision.request.service_class.ttft_s_max
+        request = self.decision.request
+        usual_s = quote.offer.curve.prefill_s(request.usage)
+        patience_s = _TTFT_PATIENCE * max(_TTFT_S_MIN, usual_s, request.service_class.ttft_s_max)
         timeout.reschedule(min(when, asyncio.get_running_loop().time() + patience_s))
 
     async def _enter(self, route: Route, quote: Quote, left_s: float) -> Grant:

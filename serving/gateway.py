@@ -45,7 +45,7 @@ class Gateway:
         self._access, self._reader, self._services, self._status = access, reader, services, status
         self._inflight = 0
         self._duration_s_mean = 1.0
-        self._openapi = msgspec.json.encode(document())
+        self._openapi = msgspec.json.encode(document(config))
         self._get: dict[str, Handler] = {
             "/v1/models": self._models,
             "/healthz": self._healthz,
@@ -88,7 +88,6 @@ class Gateway:
             await self._serve(scope, receive, responder)
         finally:
             self._inflight -= 1
-            metrics.INFLIGHT.set(self._inflight)
 
     async def _serve(self, scope: Scope, receive: Receive, responder: Responder) -> None:
         services = self._services
@@ -181,6 +180,7 @@ class Gateway:
         await responder.plain(503 if problems else 200, body, [])
 
     async def _metrics(self, scope: Scope, receive: Receive, responder: Responder) -> None:
+        metrics.INFLIGHT.set(self._inflight)
         await responder.text(self._status.exposition())
 
     async def _document(self, scope: Scope, receive: Receive, responder: Responder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -35,6 +36,7 @@ from serving.view import Published, View
 log = logging.getLogger("baseload.gateway")
 
 _MARKET_S = 0.5
+_GC_ALLOCATIONS = 50_000
 
 
 def load_function(path: str) -> Any:
@@ -93,6 +95,7 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     follower = loop.create_task(follow_market(view, config, gateway_id, started_s, token))
     for gate in gates.values():
         gate.start()
+    _calm_garbage_collector()
     log.info("gateway ready", extra={"url": f"http://{host}:{port}", "gateway": gateway_id, "pid": os.getpid()})
     try:
         await server.serve(sockets=[listener])
@@ -107,3 +110,10 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
 
 def _gate_address(view: View, pool: str) -> str | None:
     return view.gates.get(pool)
+
+
+def _calm_garbage_collector() -> None:
+    """What start-up made stays for ever, and requests free by reference count: scanning either is 8 % of the CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 50)

@@ -72,11 +72,11 @@ class Reader:
         if body.model not in self.names:
             known = ", ".join(sorted(self.names))
             raise ProtocolError(404, f"the model {body.model!r} does not exist (known: {known})", "model_not_found", "model")
+        limit = self._output_tokens_max
+        for name, tokens in (("max_completion_tokens", body.max_completion_tokens), ("max_tokens", body.max_tokens)):
+            if tokens is not None and tokens > limit:
+                raise ProtocolError(400, f"{name} {tokens} is above the limit of {limit}", "invalid_value", name)
         asked_tokens = parsed.output_tokens_asked
-        if asked_tokens is not None and asked_tokens > self._output_tokens_max:
-            raise ProtocolError(
-                400, f"max_tokens {asked_tokens} is above the limit of {self._output_tokens_max}", "invalid_value", "max_tokens"
-            )
         terms = self._access.terms(account, headers, _tags(body.metadata))
         difficulty = self._triage(
             Features(parsed.text, parsed.input_tokens, parsed.turns, parsed.reasoning_effort, "tools" in parsed.needs)

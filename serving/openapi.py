@@ -1,30 +1,17 @@
-"""The published OpenAPI document: what the gateway checks, no more; unknown fields pass through to the source."""
+"""The published OpenAPI document: what the gateway checks, no more; unknown fields pass through to the source.
+
+Built for one configuration: the labels, zones and service classes that requests may name are those of its site file.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from scheduler.config import ClusterConfig
 
 Json = dict[str, Any]
 
-_MODEL = {"type": "string", "minLength": 1, "maxLength": 256, "description": "An alias, a model, or `auto`."}
-_SHARED: Json = {
-    "model": _MODEL,
-    "stream": {"type": ["boolean", "null"]},
-    "stream_options": {
-        "type": ["object", "null"],
-        "properties": {"include_usage": {"type": ["boolean", "null"]}},
-    },
-    "max_tokens": {"type": ["integer", "null"], "minimum": 1},
-    "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1},
-    "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
-    "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
-    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-    "user": {"type": ["string", "null"]},
-    "metadata": {
-        "type": ["object", "null"],
-        "properties": {"tags": {"type": ["array", "null"], "items": {"type": "string"}}},
-    },
-}
 _PART: Json = {
     "type": "object",
     "required": ["type"],
@@ -47,27 +34,14 @@ _TEXT_OR_TOKENS: Json = {
     ]
 }
 _CHAT: Json = {
-    "type": "object",
-    "required": ["model", "messages"],
-    "properties": {
-        **_SHARED,
-        "messages": {"type": "array", "minItems": 1, "maxItems": 10000, "items": _MESSAGE},
-        "tools": {"type": ["array", "null"], "items": {"type": "object"}},
-        "response_format": {"type": ["object", "null"]},
-        "logprobs": {"type": ["boolean", "null"]},
-        "reasoning_effort": {"type": ["string", "null"]},
-    },
+    "messages": {"type": "array", "minItems": 1, "maxItems": 10000, "items": _MESSAGE},
+    "tools": {"type": ["array", "null"], "items": {"type": "object"}},
+    "response_format": {"type": ["object", "null"]},
+    "logprobs": {"type": ["boolean", "null"]},
+    "reasoning_effort": {"type": ["string", "null"]},
 }
-_COMPLETION: Json = {
-    "type": "object",
-    "required": ["model", "prompt"],
-    "properties": {**_SHARED, "prompt": _TEXT_OR_TOKENS, "logprobs": {"type": ["integer", "null"]}},
-}
-_EMBEDDING: Json = {
-    "type": "object",
-    "required": ["model", "input"],
-    "properties": {**_SHARED, "stream": {"enum": [False, None]}, "input": _TEXT_OR_TOKENS},
-}
+_COMPLETION: Json = {"prompt": _TEXT_OR_TOKENS, "logprobs": {"type": ["integer", "null"]}}
+_EMBEDDING: Json = {"input": _TEXT_OR_TOKENS, "stream": {"enum": [False, None]}}
 _ERROR: Json = {
     "type": "object",
     "required": ["error"],
@@ -91,17 +65,28 @@ _ERRORS = {
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "422": "The source found the request not processable.",
+    "431": "The head of the request is too large.",
     "429": "The tenant's budget is spent; see Retry-After.",
     "503": "Nothing that may serve this can take it now; see Retry-After.",
     "504": "Not answered in time.",
 }
-_HEADERS = {
-    "x-baseload-labels": "Data labels of this request, separated by commas; an unknown one is refused.",
-    "x-baseload-zones": "Zones that may serve this request; may only narrow what the tenant allows.",
-    "x-baseload-class": "Service class, one of the tenant's.",
-    "x-baseload-usd-max": "Most that this request may cost, in USD.",
-    "x-llm-d-slo-ttft-ms": "Objective for the time to first token, in milliseconds.",
-    "x-session-id": "Groups the requests of one conversation.",
+_RETRY = ("429", "503", "504")
+_USD: Json = {"type": "number", "minimum": 0}
+_NUMBER: Json = {"type": "number", "minimum": 0, "exclusiveMaximum": 1e9}
+_TEXT: Json = {"type": "string"}
+# On every answer of a source; a stream's USD is the estimate.
+_ANSWER_HEADERS: Json = {
+    "x-baseload-source": {"enum": ["base", "spot", "api"]},
+    "x-baseload-model": _TEXT,
+    "x-baseload-offer": _TEXT,
+    "x-baseload-decision-id": _TEXT,
+    "x-baseload-usd": _USD,
+    "x-baseload-reason": _TEXT,
+    "x-baseload-market-version": {"type": "integer", "minimum": 1},
+    "x-litellm-response-cost": _USD,
+    "x-litellm-model-id": _TEXT,
+    "x-litellm-call-id": _TEXT,
+    "x-litellm-attempted-fallbacks": {"type": "integer", "minimum": 0},
 }
 
 
@@ -110,26 +95,87 @@ def _content(schema: Json) -> Json:
 
 
 def _errors() -> Json:
-    return {code: {"description": text, "content": _content(_ERROR)} for code, text in _ERRORS.items()}
+    errors: Json = {code: {"description": text, "content": _content(_ERROR)} for code, text in _ERRORS.items()}
+    for code in _RETRY:
+        errors[code]["headers"] = {"retry-after": {"schema": {"type": "integer", "minimum": 1}}}
+    return errors
 
 
-def _post(summary: str, schema: Json, streams: bool) -> Json:
-    ok = _content({"type": "object"})
-    if streams:
-        ok["text/event-stream"] = {"schema": {"type": "string"}}
-    parameters = [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in _HEADERS.items()
+def _listed(names: Iterable[str]) -> Json:
+    """A header with any of ``names``, separated by commas; blanks around them mean nothing."""
+    item = "[ \\t]*(" + "|".join(name.replace(".", r"\.") for name in names) + ")?[ \\t]*"
+    return {"type": "string", "pattern": f"^{item}(,{item})*$"}
+
+
+def _parameters(config: ClusterConfig) -> list[Json]:
+    labels = _listed(label.name for label in config.labels)
+    service_class = {"enum": [spec.name for spec in config.service_classes]}
+    headers: dict[str, tuple[str, Json]] = {
+        "x-baseload-labels": ("Data labels of this request, separated by commas; an unknown one is refused.", labels),
+        "x-litellm-tags": ("As x-baseload-labels; both count.", labels),
+        "x-baseload-zones": (
+            "Zones that may serve this request; may only narrow what the tenant allows.",
+            _listed(config.zones),
+        ),
+        "x-baseload-class": ("Service class, one of the tenant's.", service_class),
+        "x-llm-d-inference-objective": ("As x-baseload-class; it wins where both are given.", service_class),
+        "x-baseload-usd-max": ("Most that this request may cost, in USD.", _NUMBER),
+        "x-llm-d-slo-ttft-ms": ("Objective for the time to first token, in milliseconds.", _NUMBER),
+        "x-session-id": ("Groups the requests of one conversation.", _TEXT),
+    }
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in headers.items()
     ]
+
+
+def _body(config: ClusterConfig, own: Json, *required: str) -> Json:
+    """A request body: what all endpoints share, and what is ``own`` to one."""
+    tokens = {"type": ["integer", "null"], "minimum": 1, "maximum": config.policy.bounds.output_tokens_max}
+    names = ["auto", *(alias.name for alias in config.aliases), *(model.name for model in config.models)]
+    label = {"enum": [label.name for label in config.labels]} if config.labels else False
+    shared: Json = {
+        "model": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 256,
+            "description": "An alias, a model, or `auto`.",
+            "examples": names,
+        },
+        "stream": {"type": ["boolean", "null"]},
+        "stream_options": {
+            "type": ["object", "null"],
+            "properties": {"include_usage": {"type": ["boolean", "null"]}},
+        },
+        "max_tokens": tokens,
+        "max_completion_tokens": tokens,
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
+        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
+        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "user": {"type": ["string", "null"]},
+        "metadata": {
+            "type": ["object", "null"],
+            "properties": {"tags": {"type": ["array", "null"], "items": label}},
+        },
+    }
+    return {"type": "object", "required": ["model", *required], "properties": {**shared, **own}}
+
+
+def _post(summary: str, schema: Json, parameters: list[Json], streams: bool, answered: bool = True) -> Json:
+    ok: Json = {"description": "The decision; nothing was run.", "content": _content({"type": "object"})}
+    if answered:
+        ok["description"] = "The answer; headers say where it ran, why and at what cost."
+        ok["headers"] = {name: {"required": True, "schema": each} for name, each in _ANSWER_HEADERS.items()}
+    if streams:
+        ok["content"]["text/event-stream"] = {}  # chunks as the source sends them, then [DONE]
     return {
         "post": {
             "summary": summary,
             "parameters": parameters,
             "requestBody": {"required": True, "content": _content(schema)},
-            "responses": {"200": {"description": "The answer; headers say where it ran, why and at what cost.",
-                                  "content": ok}, **_errors()},
+            "responses": {"200": ok, **_errors()},
         }
-    }  # fmt: skip
+    }
 
 
 def _get(summary: str, codes: Json, open_to_all: bool = True) -> Json:
@@ -139,8 +185,11 @@ def _get(summary: str, codes: Json, open_to_all: bool = True) -> Json:
     return {"get": operation}
 
 
-def document() -> Json:
+def document(config: ClusterConfig) -> Json:
     """The OpenAPI 3.1 document served at ``/openapi.json``."""
+    headers = _parameters(config)
+    chat = _body(config, _CHAT, "messages")
+    completion, embedding = _body(config, _COMPLETION, "prompt"), _body(config, _EMBEDDING, "input")
     ok = {"200": {"description": "OK", "content": _content({"type": "object"})}}
     unauthorized = {"401": {"description": _ERRORS["401"], "content": _content(_ERROR)}}
     not_ready = {"503": {"description": "Not ready; says why.", "content": _content({"type": "object"})}}
@@ -151,10 +200,10 @@ def document() -> Json:
         "security": [{"key": []}],
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "paths": {
-            "/v1/chat/completions": _post("Chat completion", _CHAT, True),
-            "/v1/completions": _post("Text completion", _COMPLETION, True),
-            "/v1/embeddings": _post("Embeddings, where a source offers them", _EMBEDDING, False),
-            "/v1/explain": _post("The merit order for a chat request, without running it", _CHAT, False),
+            "/v1/chat/completions": _post("Chat completion", chat, headers, True),
+            "/v1/completions": _post("Text completion", completion, headers, True),
+            "/v1/embeddings": _post("Embeddings, where a source offers them", embedding, headers, False),
+            "/v1/explain": _post("The merit order of a chat request, not run", chat, headers, False, False),
             "/v1/models": _get("Models and aliases", {**ok, **unauthorized}, open_to_all=False),
             "/healthz": _get("Alive", ok),
             "/readyz": _get("Ready to serve", {**ok, **not_ready}),

@@ -42,6 +42,7 @@ _TYPES = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
     504: "timeout_error",
@@ -154,6 +155,8 @@ _REQUIRED = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
 def parse(endpoint: str, raw: bytes) -> Parsed:
     """Read a body of ``endpoint`` (chat, completions, embeddings). Raises ProtocolError 400 naming what is wrong."""
     try:
+        if not raw.isascii():
+            raw.decode()  # fields that nobody here reads pass through unseen, but never what is not UTF-8
         fields = _fields(raw)
         body = _decoders[endpoint](raw)
     except msgspec.ValidationError as error:

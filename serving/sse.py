@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from scheduler.core.market import Usage
+from serving.upstreams import UpstreamError
 
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
@@ -57,7 +58,7 @@ def usage_of(body: bytes) -> Usage | None:
 class _Event(msgspec.Struct):
     usage: UsageBlock | None = None
     choices: list[msgspec.Raw] | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None  # an object, or a text
 
 
 _event = msgspec.json.Decoder(_Event).decode
@@ -79,25 +80,25 @@ class StreamReader:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take a chunk; raises ValueError for an event beyond all reason (8 MiB)."""
+        """Take a chunk; raises UpstreamError for an event beyond all reason (8 MiB)."""
         data = self._rest + chunk if self._rest else chunk
         if b"\r\n\r\n" in data:
             data = data.replace(b"\r\n", b"\n")
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
             if len(data) > _EVENT_BYTES_MAX:
-                raise ValueError("an event of the stream is larger than 8 MiB")
+                raise UpstreamError("an event of the stream is larger than 8 MiB")
             self._rest = data
             return b""
         self._rest = data[cut:]
         whole = data[:cut] if self._rest else data
         if b'"usage"' in whole or b"[DONE]" in whole or b'"error"' in whole:
             return b"".join(out for event in whole.split(b"\n\n") if event and (out := self._look(event)))
-        self.events += 1
+        self.events += whole.count(b"\n\n")
         return whole
 
     def _look(self, event: bytes) -> bytes:
-        """One event that may matter: the end and the usage event are held back, all else is relayed."""
+        """One event that may matter: the end, the usage event and an error are held back, all else is relayed."""
         payload = event.removeprefix(b"data:").strip()
         if payload == b"[DONE]":
             self.done = True
@@ -108,6 +109,7 @@ class StreamReader:
             return event + b"\n\n"
         if read.error is not None and not read.choices:
             self.error = "the source ended the stream with an error"
+            return b""
         if read.usage is not None:
             self.usage = read.usage.usage()
             if not read.choices:

@@ -27,6 +27,7 @@ class Status:
         problems = []
         up = [offer.id for offer in market.offers if offer.healthy]
         down = [offer.id for offer in market.offers if not offer.healthy]
+        cooling = self._view.cooling()
         if not market.version:
             problems.append("no market yet: the controller has not been heard")
         elif not up:
@@ -36,7 +37,12 @@ class Status:
         if not self._accountant.healthy:
             problems.append("the ledger's journal cannot be written")
         self._ready_once = self._ready_once or not problems
-        return problems, {"market_version": market.version, "up": sorted(up), "down": sorted(down)}
+        return problems, {
+            "market_version": market.version,
+            "up": sorted(up),
+            "down": sorted(down),
+            "cooling": cooling,
+        }
 
     def exposition(self) -> bytes:
         """Prometheus text, with the gauges brought up to date."""

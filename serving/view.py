@@ -53,6 +53,11 @@ class View:
             if here is not None and here.new_since_snapshot and fresh:
                 self._offers[offer.id] = here._replace(new_since_snapshot=0)
 
+    def cooling(self) -> list[str]:
+        """Offers that are left alone for a while after failures."""
+        now_s = self._clock()
+        return sorted(offer_id for offer_id, load in self._offers.items() if load.cooldown_until_s > now_s)
+
     def spent_usd(self) -> dict[str, float]:
         """Per tenant, USD spent or reserved since this gateway started."""
         return dict(self._usd)
@@ -78,9 +83,12 @@ class View:
         self._usd[tenant] = self._usd.get(tenant, 0.0) + outcome.usd - usd_reserved
         cooldown_s, failures, ratio = here.cooldown_until_s, here.failures, here.ttft_ratio
         if outcome.status in ("failed", "timeout"):
-            failures += 1
             self.retry_tokens = max(0.0, self.retry_tokens - 1.0)
-            if offer.kind == "api":
+            # A burst that fails together is one failure: only the first after a cooldown makes the next one longer.
+            if offer.kind == "api" and cooldown_s <= outcome.ended_s:
+                failures += 1
+                cooldown_s = outcome.ended_s + self._cooldown_s(outcome, failures)
+            elif outcome.retry_after_s:
                 cooldown_s = max(cooldown_s, outcome.ended_s + self._cooldown_s(outcome, failures))
         elif outcome.status == "complete":
             failures = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, StrictBool, model_validator
 
 from scheduler.config.base import Model, Name, Positive
 from scheduler.config.demand import Label, PolicySpec, ServiceClassSpec, Tenant
@@ -33,7 +33,7 @@ class ControllerSpec(Model):
     """Address of the controller; gateways on other machines need one that they can reach."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8081, ge=1, le=65535)
+    port: int = Field(8081, ge=1, le=65535, strict=True)
 
 
 class ClusterConfig(Model):
@@ -41,7 +41,7 @@ class ClusterConfig(Model):
 
     version: Literal[1]
     zones: tuple[Name, ...] = Field(min_length=1)
-    air_gapped: bool = False
+    air_gapped: StrictBool = False
     sites: tuple[Site, ...] = ()
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     aliases: tuple[Alias, ...] = ()
@@ -117,7 +117,7 @@ class ClusterConfig(Model):
             if self.air_gapped and provider.kind != "simulated":
                 yield f"providers[{i}]: air_gapped is on, so {provider.name!r} may not be here"
             if provider.zone in home:
-                yield f"providers[{i}].zone: {provider.zone!r} is a zone of our own sites; a provider may not claim it"
+                yield f"providers[{i}].zone: {provider.zone!r} is a zone of our own sites, which no provider may claim"
         for i, alias in enumerate(self.aliases):
             if alias.name == AUTO:
                 yield f"aliases[{i}].name: {AUTO!r} always means every model and cannot be redefined"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
 
@@ -37,7 +37,7 @@ class Key(Model):
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     env: str | None = Field(None, min_length=1)
-    loopback_only: bool = False
+    loopback_only: StrictBool = False
 
     @model_validator(mode="after")
     def _one(self) -> Key:

@@ -46,9 +46,11 @@ def load(path: str | Path) -> ClusterConfig:
         if path.stat().st_size > _BYTES_MAX:
             raise ConfigError(path, [f"larger than {_BYTES_MAX} bytes"])
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except ConfigError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, [f"cannot be read: {error}"]) from error
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:  # ValueError: 2024-13-01 is no date
         raise ConfigError(path, [f"not YAML: {error}"]) from error
     if not isinstance(document, dict):
         raise ConfigError(path, ["(root): must be a mapping with `version: 1`"])
@@ -62,7 +64,11 @@ def load(path: str | Path) -> ClusterConfig:
 
 def _problems(error: ValidationError) -> list[str]:
     lines: list[str] = []
-    for item in error.errors(include_url=False, include_context=False, include_input=True):
+    items = error.errors(include_url=False, include_context=False, include_input=True)
+    for item in items:
+        n = len(item["loc"])
+        if item["type"] == "too_short" and any(len(o["loc"]) > n and o["loc"][:n] == item["loc"] for o in items):
+            continue  # pydantic counts only sound items: a list is not empty because its one item is wrong
         message = item["msg"].removeprefix("Value error, ")
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"]).lstrip(".")
         if item["type"] == "extra_forbidden":

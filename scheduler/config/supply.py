@@ -15,7 +15,7 @@ class Electricity(Model):
     """Tariff and overhead of a site. The camelCase names are those of InferCost and are accepted as well."""
 
     usd_per_kwh: NonNegative = Field(validation_alias=AliasChoices("usd_per_kwh", "ratePerKWh"))
-    pue: Annotated[float, Field(ge=1, le=3)] = Field(1.0, validation_alias=AliasChoices("pue", "pueFactor"))
+    pue: Annotated[float, Field(ge=1, le=3, strict=True)] = Field(1.0, validation_alias=AliasChoices("pue", "pueFactor"))
 
 
 class Site(Model):
@@ -51,7 +51,7 @@ class Curve(Model):
     itl_per_seq_s: NonNegative = 0.0
     seqs_max: Count = 1
     ttft_base_s: NonNegative = 0.0
-    kv_tokens: Annotated[int, Field(ge=0)] = 0
+    kv_tokens: Annotated[int, Field(ge=0, strict=True)] = 0
 
 
 class Energy(Model):
@@ -67,7 +67,9 @@ class Hardware(Model):
 
     gpu: str = Field(min_length=1)
     purchase_price_usd: NonNegative = Field(validation_alias=AliasChoices("purchase_price_usd", "purchasePriceUSD"))
-    amortization_years: Positive = Field(validation_alias=AliasChoices("amortization_years", "amortizationYears"))
+    amortization_years: Annotated[float, Field(gt=0, le=100, strict=True)] = Field(
+        validation_alias=AliasChoices("amortization_years", "amortizationYears")
+    )
     maintenance_percent_per_year: NonNegative = Field(
         0.0, validation_alias=AliasChoices("maintenance_percent_per_year", "maintenancePercentPerYear")
     )
@@ -75,7 +77,7 @@ class Hardware(Model):
     tdp_watts: NonNegative = Field(0.0, validation_alias=AliasChoices("tdp_watts", "tdpWatts"))
     financing_rate: Fraction = 0.0
     residual_share: Fraction = 0.0
-    utilization_standard: Annotated[float, Field(gt=0, le=1)] = 0.5
+    utilization_standard: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
 
 
 class Adapter(Model):
@@ -118,7 +120,7 @@ class UrlEngine(Model):
 class Gate(Model):
     """Bounds of the gate in front of a pool."""
 
-    waiting_max: Annotated[int, Field(ge=0, le=100_000)] = 64
+    waiting_max: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 64
     hold_s_max: Positive = 30.0
 
 
@@ -175,19 +177,19 @@ class ProviderModel(Model):
 class Limits(Model):
     """The provider's own limits, 0 where none is known."""
 
-    concurrent: Annotated[int, Field(ge=0)] = 0
-    requests_per_min: Annotated[int, Field(ge=0)] = 0
+    concurrent: Annotated[int, Field(ge=0, strict=True)] = 0
+    requests_per_min: Annotated[int, Field(ge=0, strict=True)] = 0
 
 
 class SimulatedSettings(Model):
     """Behaviour of the built-in simulated provider at start; it can be changed while it runs."""
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 0
     ttft_s: NonNegative = 0.3
     tokens_per_s: Positive = 80.0
-    concurrency_max: Annotated[int, Field(ge=0)] = 0
-    requests_per_min_max: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
+    concurrency_max: Annotated[int, Field(ge=0, strict=True)] = 0
+    requests_per_min_max: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(strict=True)] = 0
 
 
 class Provider(Model):

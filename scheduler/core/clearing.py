@@ -98,8 +98,9 @@ def grant(
     """USD that ``gateway`` may have spent in all since it started, so that all gateways together keep the budget.
 
     ``granted`` and ``spent`` are cumulative per live gateway; ``usd_spent_elsewhere`` is what gateways that are gone
-    have spent. What others were granted and have not spent counts as spent; the rest is shared equally, so the sum of
-    all grants never exceeds the budget, however stale the reports. A grant is never below what was spent already.
+    have spent. What others were granted and have not spent counts as spent; the rest is shared equally, one share kept
+    back, so the sum of all grants never exceeds the budget, however stale the reports. A grant is never below what was
+    spent already; the last of a budget goes in ever smaller grants.
     """
     mine = spent.get(gateway, 0.0)
     committed = usd_spent_elsewhere + mine
@@ -108,5 +109,5 @@ def grant(
             committed += max(granted.get(other, 0.0), spent.get(other, 0.0))
     free = max(0.0, usd_budget - committed)
     alive = len(granted.keys() | spent.keys() | {gateway})
-    # Everything that is free goes to a lone gateway; several share, so that a newcomer finds something left.
-    return mine + free / alive
+    # One share stays with nobody: a gateway that starts (or restarts, while its old leases still count) finds it.
+    return mine + free / (alive + 1)

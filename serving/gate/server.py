@@ -29,6 +29,8 @@ _TICK_S = 0.05
 _POLL_S = 0.5
 _REPORT_S = 0.25
 _SCRAPE_S_MAX = 2.0
+# How long a gate that has just started holds requests while it has not heard of any engine.
+_SURVEY_S_MAX = 2.0
 _MESSAGE_BYTES_MAX = 1024 * 1024
 _TYPICAL = Usage(256, 0, 128)
 
@@ -117,12 +119,15 @@ class GateServer:
 
     async def _poll(self, session: aiohttp.ClientSession) -> None:
         """Ask every engine for its counters; one that does not answer gets no more requests."""
+        started_s = now_s()
         while True:
             engines = self.state.urls()
             results = await asyncio.gather(*(self._scrape(session, url) for url in engines.values()))
             for replica_id, stats in zip(engines, results, strict=True):
                 await self._send(self.state.heard(replica_id, stats, now_s()))
-            await asyncio.sleep(_POLL_S)
+            if engines or now_s() - started_s > _SURVEY_S_MAX:
+                await self._send(self.state.surveyed(now_s()))
+            await asyncio.sleep(_POLL_S if engines else _TICK_S)
 
     async def _scrape(self, session: aiohttp.ClientSession, url: str) -> EngineStats | None:
         try:

@@ -43,6 +43,7 @@ class GateState:
         self._engines: dict[str, _Engine] = {}
         self._held: dict[str, _Held] = {}
         self._waiting: OrderedDict[str, tuple[Ticket, str]] = OrderedDict()
+        self._surveyed = False
         self._demand: deque[tuple[float, float, float]] = deque(maxlen=_DEMAND_MAX)
 
     @property
@@ -92,6 +93,10 @@ class GateState:
             return []
         self._demand.append((now_s, message.usd_displaced, message.work_s))
         ticket = Ticket(message.id, message.work_s, message.usd_displaced, now_s, now_s + message.start_within_s)
+        if not self._surveyed and len(self._waiting) < self._waiting_max:
+            # Just started: nobody knows yet which engines live, and a bounce would burst what the pool can take.
+            self._waiting[ticket.id] = (ticket, owner)
+            return []
         verdict = admit(ticket, self._queue(), now_s)
         if isinstance(verdict, Admit):
             return [self._grant(ticket.id, owner, verdict.replica_id, now_s)]
@@ -103,9 +108,13 @@ class GateState:
     def leave(self, ticket_id: str, now_s: float, unreachable: bool = False) -> Messages:
         """A ticket is done or gives up. Unknown ids are forgotten tickets: no error."""
         self._waiting.pop(ticket_id, None)
+        return self._pump(now_s) if self._release(ticket_id, now_s, unreachable) else []
+
+    def _release(self, ticket_id: str, now_s: float, unreachable: bool = False) -> bool:
+        """Free a held slot without giving it to anybody yet; False where nothing was held."""
         held = self._held.pop(ticket_id, None)
         if held is None:
-            return []
+            return False
         engine = self._engines.get(held.replica)
         if engine is not None:
             engine.held.discard(ticket_id)
@@ -113,12 +122,12 @@ class GateState:
                 engine.healthy = False
         if not unreachable:
             self.service_s_mean += _SERVICE_WEIGHT * (now_s - held.since_s - self.service_s_mean)
-        return self._pump(now_s)
+        return True
 
     def hello(self, owner: str, held: dict[str, str], now_s: float) -> Messages:
         """A gateway (re)connects: what it holds is counted, what this gate thought it held and it does not is freed."""
         for ticket_id in [i for i, h in self._held.items() if h.owner == owner and i not in held]:
-            self.leave(ticket_id, now_s)
+            self._release(ticket_id, now_s)
         for ticket_id, replica in held.items():
             self._held[ticket_id] = _Held(owner, replica, now_s)
             if replica in self._engines:
@@ -151,6 +160,13 @@ class GateState:
                 self._engines[replica_id] = _Engine(url, self._slots, held=held)
         return self._pump(now_s)
 
+    def surveyed(self, now_s: float) -> Messages:
+        """Every engine that is known has been asked once: from now on a lack of engines is a fact."""
+        if self._surveyed:
+            return []
+        self._surveyed = True
+        return self._nobody() if not self.healthy_replicas else self._pump(now_s)
+
     def heard(self, replica_id: str, stats: EngineStats | None, now_s: float) -> Messages:
         """Counters of an engine, or None where it did not answer."""
         engine = self._engines.get(replica_id)
@@ -159,10 +175,14 @@ class GateState:
         engine.healthy = stats is not None
         if stats is not None:
             engine.stats = stats
-        if not self.healthy_replicas:
-            waiting, self._waiting = self._waiting, OrderedDict()
-            return [(who, Bounced(i, "no healthy replica", 1.0)) for i, (_, who) in waiting.items()]
+        if not self.healthy_replicas and self._surveyed:
+            return self._nobody()
         return self._pump(now_s)
+
+    def _nobody(self) -> Messages:
+        """No engine lives: whoever waits is told to go elsewhere."""
+        waiting, self._waiting = self._waiting, OrderedDict()
+        return [(who, Bounced(i, "no healthy replica", 1.0)) for i, (_, who) in waiting.items()]
 
     def _pump(self, now_s: float) -> Messages:
         messages: Messages = []

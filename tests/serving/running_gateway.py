@@ -102,6 +102,7 @@ models:
   - {{name: small, context_tokens: 4096, abilities: {abilities}, quality: {{low: 0.98, medium: 0.9, high: 0.5}}}}
   - {{name: frontier, context_tokens: 200000, abilities: {abilities}, quality: {{low: 0.99, medium: 0.97, high: 0.9}}}}
   - {{name: frail, context_tokens: 200000, abilities: {abilities}, quality: {{low: 0.99, medium: 0.97, high: 0.9}}}}
+  - {{name: taped, context_tokens: 200000, abilities: {abilities}, quality: {{low: 0.99, medium: 0.97, high: 0.9}}}}
 aliases:
   - {{name: fast, models: [small, frontier]}}
 pools: {pool}
@@ -127,12 +128,19 @@ controller: {{port: {port}}}
 """
 
 
-def provider_yaml(name: str, zone: str, usd_per_mtok: float, how: str, models: Sequence[str] = ("frontier",)) -> str:
+def provider_yaml(
+    name: str,
+    zone: str,
+    usd_per_mtok: float,
+    how: str,
+    models: Sequence[str] = ("frontier",),
+    upstream: str = "simulated-frontier",
+) -> str:
     """A provider; ``how`` is its kind and address as YAML fields. Input and output cost the same."""
+    price = f"{{input: {usd_per_mtok}, output: {usd_per_mtok}}}"
+    curve = "{prefill_tokens_per_s: 100000, itl_base_s: 0.0001, ttft_base_s: 0.01}"
     served = "".join(
-        f"\n      - {{model: {model}, upstream: simulated-frontier, price: {{input: {usd_per_mtok}, output: {usd_per_mtok}}},"
-        " curve: {prefill_tokens_per_s: 100000, itl_base_s: 0.0001, ttft_base_s: 0.01}}"
-        for model in models
+        f"\n      - {{model: {model}, upstream: {upstream}, price: {price}, curve: {curve}}}" for model in models
     )
     return f"\n  - name: {name}\n    zone: {zone}\n    {how}\n    models:{served}"
 
@@ -222,9 +230,7 @@ class Running:
     def all_sources_stand_ready(self, model: str = "auto") -> None:
         """Wait until no source is down or cooling down."""
         wait_until(
-            lambda: not [
-                r for r in self.explain(model=model)["rejected"] if r["reason"] in ("down", "cooling down")
-            ],
+            lambda: not [r for r in self.explain(model=model)["rejected"] if r["reason"] in ("down", "cooling down")],
             what="every source ready",
         )
 
@@ -274,16 +280,18 @@ def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(directory: Path, site: Site, ready: bool = True) -> Iterator[Running]:
+def serving(
+    directory: Path, site: Site, ready: bool = True, environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """``baseload serve`` for ``site``, ready; at the end stopped by SIGTERM: exit status 0, no process left."""
     config = directory / "cluster.yaml"
     config.write_text(site.yaml(directory, free_port()))
     port = free_port()
     command = [sys.executable, "-c", "from serving.cli import main; main()", "serve", "--config", str(config)]
     command += ["--port", str(port), "--log-to", str(directory / "logs")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BASELOAD_")}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("BASELOAD_")}
     with (directory / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env={**variables, **(environment or {})}, stdout=log, stderr=log)
     running = Running(port, directory, process)
     family: list[psutil.Process] = []
     try:

@@ -47,7 +47,7 @@ def reply(tiny: tuple[Any, Any], text: str, system: str | None = None) -> tuple[
 
 @pytest.mark.parametrize("prefix", ["classify: ", ""], ids=["with the prefix", "without the prefix"])
 def test_answers_to_unseen_texts_are_json_of_known_labels_and_end_by_themselves(tiny: Any, prefix: str) -> None:
-    for text in [text for text, _ in CLEAR] + ["", "xyzzy", "Grüße aus Köln 👋", "SELECT 1; -- \"quoted\" {json}"]:
+    for text in [text for text, _ in CLEAR] + ["", "xyzzy", "Grüße aus Köln 👋", 'SELECT 1; -- "quoted" {json}']:
         body, ended = reply(tiny, prefix + text)
         answer = json.loads(body)
         assert set(answer) == {"intent", "sensitivity"}, text

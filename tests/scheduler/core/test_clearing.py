@@ -1,0 +1,165 @@
+"""Clearing: what drops out, what is scarce, and budgets that no number of gateways can overdraw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from scheduler.core.clearing import Demand, Observation, PoolObservation, bid_curve, clear, grant
+from scheduler.core.market import BidCurve, Lease, Market
+from tests.support.markets import NOW_S, POLICY, api, offer
+
+POOL = PoolObservation(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S)
+OLD = Market(41, NOW_S - 1.0, (offer("gone"),), {"t": Lease(1.0, NOW_S + 5.0)})
+
+
+def cleared(*offers: Any, **pools: PoolObservation) -> Market:
+    return clear(OLD, Observation(NOW_S, offers, pools), POLICY)
+
+
+def test_each_clearing_is_a_new_version_with_only_what_was_observed() -> None:
+    leases = {"u": Lease(2.0, NOW_S + 1.0)}
+    market = clear(OLD, Observation(NOW_S, (api("a", 0.1),), {}, leases), POLICY)
+    assert (market.version, market.as_of_s, market.leases) == (42, NOW_S, leases)
+    assert [o.id for o in market.offers] == ["a"]
+
+
+@pytest.mark.parametrize(("expires_s", "stays"), [(NOW_S + 0.001, True), (NOW_S, False), (NOW_S - 9, False)])
+def test_an_offer_leaves_the_market_with_its_price(expires_s: float, stays: bool) -> None:
+    given_offers = (api("a", 0.1, expires_s=expires_s), offer("pool", expires_s=expires_s))
+    assert bool(cleared(*given_offers, pool=POOL).offers) is stays
+
+
+@pytest.mark.parametrize(("age_s", "healthy"), [(0.0, True), (5.0, True), (5.001, False)])
+def test_a_pool_whose_report_is_stale_is_down_and_has_no_capacity(age_s: float, healthy: bool) -> None:
+    (seen,) = cleared(offer("pool"), pool=replace(POOL, as_of_s=NOW_S - age_s)).offers
+    assert seen.healthy is healthy
+    assert (seen.capacity is not None) is healthy
+
+
+def test_a_pool_that_was_never_heard_of_is_down_and_a_provider_needs_no_report() -> None:
+    pool, provider = cleared(offer("pool"), api("a", 0.1)).offers
+    assert (pool.healthy, provider.healthy) == (False, True)
+
+
+def test_a_pool_without_replicas_is_down() -> None:
+    (seen,) = cleared(offer("pool"), pool=replace(POOL, replicas=0)).offers
+    assert not seen.healthy
+
+
+def test_a_pools_state_becomes_its_offers_capacity() -> None:
+    (seen,) = cleared(offer("pool"), pool=POOL).offers
+    assert seen.capacity is not None
+    assert (seen.capacity.replicas, seen.capacity.slots, seen.capacity.running) == (2, 20, 5)
+    assert (seen.capacity.waiting, seen.capacity.service_s_mean, seen.capacity.as_of_s) == (1, 3.0, NOW_S)
+    assert seen.capacity.bid is None
+
+
+def test_scarcity_seen_at_the_gate_is_priced_over_the_horizon_of_the_policy() -> None:
+    demand = (Demand(0.4, 10.0), Demand(0.1, 10.0))  # 0.04 and 0.01 USD per second; room for 10 s and a half
+    short = replace(POOL, replicas=1, demand=demand, demand_span_s=15.0)
+    (seen,) = cleared(offer("pool"), pool=short).offers
+    assert seen.capacity is not None
+    assert seen.capacity.bid == BidCurve((0.0, POLICY.horizon_s), (0.0, pytest.approx(-0.01 * POLICY.horizon_s)))
+
+
+def marginal_worth(demand: list[Demand], room_s: float) -> float:
+    """Oracle: the least worth per second that is still asked for once all dearer work fills the room; 0 with room left."""
+    worths = [max(0.0, d.usd_displaced / d.work_s) for d in demand]
+    for worth in sorted(set(worths), reverse=True):
+        at_least = sum(d.work_s for d, w in zip(demand, worths, strict=True) if w >= worth)
+        if at_least > room_s:
+            return worth
+    return 0.0
+
+
+# Quarters of a second add up without rounding, so that the oracle may sum in any order.
+demands = st.lists(st.builds(Demand, st.integers(-4, 40).map(lambda c: c / 100), st.integers(1, 40).map(lambda q: q / 4)))
+
+
+@given(demands, st.integers(0, 4), st.integers(0, 40))
+def test_the_bid_price_is_the_worth_of_the_last_request_that_fits(demand: list[Demand], replicas: int, span: int) -> None:
+    curve = bid_curve(demand, replicas, float(span), 100.0)
+    worth = marginal_worth(demand, replicas * float(span)) if replicas and span else 0.0
+    if worth == 0.0:
+        assert curve is None
+        return
+    assert curve is not None
+    # One more second of wait takes one second of every replica.
+    assert curve.price_usd(3.0, 1.0) == pytest.approx(worth * replicas, rel=1e-9)
+    assert curve.at(0.0) == 0.0
+
+
+class Grants(RuleBasedStateMachine):
+    """A controller that knows only what gateways reported, replies that arrive late or never, spending in between."""
+
+    @initialize(budget=st.sampled_from([1.0, 10.0]), elsewhere=st.sampled_from([0.0, 0.5]), n=st.integers(1, 5))
+    def start(self, budget: float, elsewhere: float, n: int) -> None:
+        self.budget, self.elsewhere = budget, elsewhere
+        self.lease = [0.0] * n  # what each gateway may have spent in all
+        self.spent = [0.0] * n
+        self.reply: list[float | None] = [None] * n
+        # The controller's books: by gateway, the most that it may believe to hold, and what it said it spent.
+        self.granted: dict[str, float] = {}
+        self.reported: dict[str, float] = {}
+
+    @rule(i=st.integers(0, 4), share=st.floats(0.0, 1.0))
+    def spend(self, i: int, share: float) -> None:
+        i %= len(self.lease)
+        self.spent[i] += share * max(0.0, self.lease[i] - self.spent[i])
+
+    @rule(i=st.integers(0, 4))
+    def report(self, i: int) -> None:
+        i %= len(self.lease)
+        name = str(i)
+        self.reported[name], self.granted[name] = self.spent[i], self.lease[i]
+        usd = grant(self.budget, self.elsewhere, self.granted, self.reported, name)
+        assert usd >= self.spent[i]
+        self.granted[name] = max(self.lease[i], usd)
+        self.reply[i] = usd
+
+    @rule(i=st.integers(0, 4), lost=st.booleans())
+    def receive(self, i: int, lost: bool) -> None:
+        i %= len(self.lease)
+        reply, self.reply[i] = self.reply[i], None
+        if reply is not None and not lost:
+            self.lease[i] = reply
+
+    @invariant()
+    def all_together_can_never_spend_more_than_the_budget(self) -> None:
+        if hasattr(self, "budget"):
+            could = sum(max(pair) for pair in zip(self.lease, self.spent, strict=True))
+            assert self.elsewhere + could <= self.budget + 1e-9
+
+    @invariant()
+    def money_is_not_locked_away(self) -> None:
+        if getattr(self, "granted", None):
+            assert self.elsewhere + sum(max(self.granted[n], self.reported[n]) for n in self.granted) > self.elsewhere
+
+
+TestGrants = Grants.TestCase
+TestGrants.settings = settings(max_examples=150, stateful_step_count=30)
+
+
+def test_a_lone_gateway_gets_all_that_is_left() -> None:
+    assert grant(10.0, 2.0, {}, {}, "a") == 8.0
+    assert grant(10.0, 2.0, {"a": 8.0}, {"a": 3.0}, "a") == 8.0
+
+
+def test_several_gateways_end_up_with_equal_room() -> None:
+    lease, spent = {"a": 10.0, "b": 0.0}, {"a": 2.0, "b": 0.0}
+    for _ in range(60):
+        for name in lease:
+            lease[name] = grant(10.0, 0.0, lease, spent, name)
+    room = {name: lease[name] - spent[name] for name in lease}
+    assert room["a"] == pytest.approx(room["b"], rel=0.01)
+    assert 7.0 < sum(lease.values()) < 10.0  # a rest stays for a newcomer
+
+
+def test_when_the_budget_is_overdrawn_nobody_gets_more_than_was_spent() -> None:
+    assert grant(1.0, 5.0, {"b": 1.0}, {"a": 0.7, "b": 1.0}, "a") == 0.7

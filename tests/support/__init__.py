@@ -1,0 +1,1 @@
+"""What tests share: builders of core types, virtual time, fakes for the seams."""
