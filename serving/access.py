@@ -14,7 +14,7 @@ from serving.protocol import ProtocolError
 
 Headers = Mapping[bytes, bytes]
 
-_LOOPBACK = ("127.", "::1", "::ffff:127.")
+_LOOPBACK = ("127.", "::ffff:127.")
 # A reverse proxy on this machine makes every caller look local: with any of these a request did not start here.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
@@ -123,14 +123,14 @@ class Access:
             if header in headers:
                 name = headers[header].decode("latin-1")
                 if name not in account.classes:
-                    known = ", ".join(account.classes)
-                    raise ProtocolError(400, f"this tenant has no service class {name!r} (it has: {known})", "unknown_class")
+                    text = f"this tenant has no service class {name!r} (it has: {', '.join(account.classes)})"
+                    raise ProtocolError(400, text, "unknown_class")
                 chosen = account.classes[name]
         return chosen
 
 
 def _is_local(headers: Headers, client: tuple[str, int] | None) -> bool:
-    if client is None or not client[0].startswith(_LOOPBACK):
+    if client is None or not (client[0] == "::1" or client[0].startswith(_LOOPBACK)):
         return False
     return not any(name in headers for name in _FORWARDED)
 

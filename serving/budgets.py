@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from scheduler.config.demand import Budget
 from scheduler.core.clearing import grant
@@ -26,6 +27,7 @@ class _Gateway:
     spent: dict[str, float]
     granted: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
+    held: dict[str, float] = field(default_factory=dict)
 
 
 class BudgetBook:
@@ -51,9 +53,18 @@ class BudgetBook:
         self._open_from_s = 0.0
 
     def leases(
-        self, gateway: str, started_s: float, spent: Mapping[str, float], ledger: SpentByWriter, now_s: float
+        self,
+        gateway: str,
+        started_s: float,
+        spent: Mapping[str, float],
+        ledger: SpentByWriter,
+        now_s: float,
+        held: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, Lease]:
-        """Leases for ``gateway``, which has spent ``spent`` (USD by tenant) since ``started_s``."""
+        """Leases for ``gateway``, which has spent ``spent`` (USD by tenant) since ``started_s``.
+
+        ``held`` are the leases it goes by: a smaller one may never have reached it, so until it says so the larger counts.
+        """
         mine = self._gateways.get(gateway)
         if mine is None:
             mine = self._gateways[gateway] = _Gateway(started_s, now_s, dict(spent))
@@ -61,12 +72,16 @@ class BudgetBook:
                 if started_s < self._windows[tenant]:
                     in_window = ledger.get((tenant, gateway), 0.0)
                     mine.baseline[tenant] = max(0.0, spent.get(tenant, 0.0) - in_window)
-        mine.heard_s, mine.spent = now_s, dict(spent)
+        mine.heard_s, mine.spent, mine.held = now_s, dict(spent), dict(held)
         for each in self._gateways.values():
             if now_s - each.heard_s > 2 * self._ttl_s:
                 each.granted = {}  # its leases have run out; what it reported as spent stays
         if now_s < self._open_from_s:
-            return {}
+            # No new money before all have reported, but what a gateway has already it keeps: nothing runs dry meanwhile.
+            kept = {tenant: usd for tenant, usd in held.items() if tenant in self._budgets and usd > 0.0}
+            for tenant, usd in kept.items():
+                mine.granted[tenant] = max(0.0, usd - mine.baseline.get(tenant, 0.0))
+            return {tenant: Lease(usd, now_s + self._ttl_s) for tenant, usd in kept.items()}
         return {tenant: self._lease(tenant, gateway, ledger, now_s) for tenant in self._budgets}
 
     def _lease(self, tenant: str, gateway: str, ledger: SpentByWriter, now_s: float) -> Lease:
@@ -75,8 +90,9 @@ class BudgetBook:
         if start_s != self._windows[tenant]:
             self._windows[tenant] = start_s
             for each in self._gateways.values():
+                until_usd = each.granted.get(tenant, 0.0) + each.baseline.get(tenant, 0.0)
                 each.baseline[tenant] = each.spent.get(tenant, 0.0)
-                each.granted.pop(tenant, None)
+                each.granted[tenant] = max(0.0, until_usd - each.baseline[tenant])  # still good for so much
         in_window, granted, gone_usd = {}, {}, 0.0
         for name, each in self._gateways.items():
             usd = max(0.0, each.spent.get(tenant, 0.0) - each.baseline.get(tenant, 0.0))
@@ -87,5 +103,6 @@ class BudgetBook:
         gone_usd += sum(usd for (who, writer), usd in ledger.items() if who == tenant and writer not in self._gateways)
         usd = grant(budget.usd, gone_usd, granted, in_window, gateway)
         mine = self._gateways[gateway]
-        mine.granted[tenant] = usd
-        return Lease(usd + mine.baseline.get(tenant, 0.0), now_s + self._ttl_s)
+        baseline = mine.baseline.get(tenant, 0.0)
+        mine.granted[tenant] = max(usd, mine.held.get(tenant, 0.0) - baseline)
+        return Lease(usd + baseline, now_s + self._ttl_s)

@@ -23,11 +23,12 @@ T = TypeVar("T")
 
 
 class MarketRequest(msgspec.Struct, frozen=True):
-    """A gateway asks for the market and says what it has spent (USD by tenant since it started)."""
+    """A gateway asks for the market and says what it has spent and may spend (USD by tenant since it started)."""
 
     gateway: str
     started_s: float
     spent: dict[str, float]
+    held: dict[str, float] = {}
 
 
 class Announcement(msgspec.Struct, frozen=True):

@@ -122,7 +122,7 @@ class Controller:
     def _market(self, body: bytes) -> Published:
         asked = msgspec.json.decode(body, type=MarketRequest)
         now = now_s()
-        leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now)
+        leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         return Published(Market(market.version, market.as_of_s, market.offers, leases), gates, self._engines(now))

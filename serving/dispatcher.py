@@ -20,7 +20,7 @@ from serving.view import View
 
 # A source that has not begun to answer after this many times the class's objective is left, if another remains.
 _TTFT_PATIENCE = 4.0
-# An objective below this, or below what the source usually needs, is a wish: missing it must not trip the breaker for all.
+# An objective below this, or below what the source usually needs, is a wish: it must not trip the breaker for all.
 _TTFT_S_MIN = 0.125
 
 

@@ -77,6 +77,12 @@ class Gateway:
             await responder.error(error, headers)
         except ClientGone:
             metrics.REJECTED.labels("client_gone").inc()
+        except Exception:  # a fault of ours or of an extension: told in OpenAI's shape while that is possible
+            if responder.started:
+                raise
+            metrics.REJECTED.labels("internal").inc()
+            log.exception("a request has failed")
+            await responder.error(ProtocolError(500, "internal error", "internal"))
 
     async def _bounded(self, scope: Scope, receive: Receive, responder: Responder) -> None:
         if self._inflight >= self._bounds.concurrent_max:

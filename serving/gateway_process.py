@@ -60,7 +60,7 @@ async def follow_market(view: View, config: ClusterConfig, gateway: str, started
     base = control.url(config)
     async with aiohttp.ClientSession() as session:
         while True:
-            request = MarketRequest(gateway, started_s, view.spent_usd())
+            request = MarketRequest(gateway, started_s, view.spent_usd(), view.held_usd())
             published = await control.post(session, base, "market", request, token, Published)
             if published is not None:
                 view.publish(published)

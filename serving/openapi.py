@@ -67,6 +67,7 @@ _ERRORS = {
     "422": "The source found the request not processable.",
     "431": "The head of the request is too large.",
     "429": "The tenant's budget is spent; see Retry-After.",
+    "500": "A fault of the gateway itself.",
     "503": "Nothing that may serve this can take it now; see Retry-After.",
     "504": "Not answered in time.",
 }

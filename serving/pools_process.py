@@ -127,7 +127,9 @@ def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str)
 def _llm_app(engine: RayServeLlmEngine) -> Any:
     from ray.serve.llm import LLMConfig, build_openai_app
 
-    return build_openai_app({"llm_configs": [LLMConfig(**engine.llm_config)]})
+    # Its ingress only relays: reserving whole CPUs for it would keep the engine of a small machine from being placed.
+    ingress = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
+    return build_openai_app({"llm_configs": [LLMConfig(**engine.llm_config)], "ingress_deployment_config": ingress})
 
 
 async def run(config: ClusterConfig) -> None:

@@ -82,19 +82,20 @@ class StreamReader:
     def feed(self, chunk: bytes) -> bytes:
         """Take a chunk; raises UpstreamError for an event beyond all reason (8 MiB)."""
         data = self._rest + chunk if self._rest else chunk
-        if b"\r\n\r\n" in data:
-            data = data.replace(b"\r\n", b"\n")
-        cut = data.rfind(b"\n\n") + 2
-        if cut == 1:
+        at, at_crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+        if at < 0 and at_crlf < 0:
             if len(data) > _EVENT_BYTES_MAX:
                 raise UpstreamError("an event of the stream is larger than 8 MiB")
             self._rest = data
             return b""
-        self._rest = data[cut:]
+        cut = at + 2 if at_crlf < 0 else max(at + 2, at_crlf + 4)
+        self._rest = data[cut:]  # raw: its next line end may be cut in two
         whole = data[:cut] if self._rest else data
+        if at_crlf >= 0:
+            whole = whole.replace(b"\r\n", b"\n")
         if b'"usage"' in whole or b"[DONE]" in whole or b'"error"' in whole:
             return b"".join(out for event in whole.split(b"\n\n") if event and (out := self._look(event)))
-        self.events += whole.count(b"\n\n")
+        self.events += whole.startswith(b"data:") + whole.count(b"\ndata:")
         return whole
 
     def _look(self, event: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Supervisor:
     def __init__(self, config: ClusterConfig, path: str, host: str, port: int, logs: Path | None, say: Say) -> None:
         self._config, self._say, self._logs = config, say, logs
         self._stopping = False
-        os.environ["BASELOAD_SUPERVISED"] = "1"
+        os.environ["BASELOAD_SUPERVISED"] = str(os.getpid())
         control.token()
         urls: dict[str, str] = {}
         simulated: list[Child] = []

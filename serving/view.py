@@ -51,7 +51,10 @@ class View:
             here = self._offers.get(offer.id)
             fresh = offer.capacity is not None and (before is None or offer.capacity.as_of_s > before.as_of_s)
             if here is not None and here.new_since_snapshot and fresh:
-                self._offers[offer.id] = here._replace(new_since_snapshot=0)
+                here = self._offers[offer.id] = here._replace(new_since_snapshot=0)
+            if here is not None and offer.id in self._starts:
+                # A limit that was reached sends nothing here any more: the minute passes all the same.
+                self._offers[offer.id] = here._replace(requests_last_min=self._recent(offer, self._clock()))
 
     def cooling(self) -> list[str]:
         """Offers that are left alone for a while after failures."""
@@ -61,6 +64,11 @@ class View:
     def spent_usd(self) -> dict[str, float]:
         """Per tenant, USD spent or reserved since this gateway started."""
         return dict(self._usd)
+
+    def held_usd(self) -> dict[str, float]:
+        """Leases that still hold, by tenant: what the controller must count on until this gateway says less."""
+        now_s = self._clock()
+        return {tenant: lease.usd for tenant, lease in self.market.leases.items() if lease.expires_s > now_s}
 
     def begin(self, offer: Offer, tenant: str, usd: float) -> None:
         """An attempt starts: it counts as load, and its estimate is reserved from the tenant's lease."""

@@ -33,7 +33,7 @@ class ControllerSpec(Model):
     """Address of the controller; gateways on other machines need one that they can reach."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8081, ge=1, le=65535, strict=True)
+    port: int = Field(default=8081, ge=1, le=65535, strict=True)
 
 
 class ClusterConfig(Model):

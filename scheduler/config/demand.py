@@ -96,5 +96,5 @@ class PolicySpec(Model):
     lease_ttl_s: Positive = 10.0
     breaker_base_s: Positive = 1.0
     breaker_max_s: Positive = 60.0
-    triage: str = Field("scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")
+    triage: str = Field(default="scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")
     bounds: RequestBounds = RequestBounds()

@@ -70,7 +70,8 @@ def _problems(error: ValidationError) -> list[str]:
         if item["type"] == "too_short" and any(len(o["loc"]) > n and o["loc"][:n] == item["loc"] for o in items):
             continue  # pydantic counts only sound items: a list is not empty because its one item is wrong
         message = item["msg"].removeprefix("Value error, ")
-        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"]).lstrip(".")
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"]).removeprefix(".")
+        where = where or ("''" if item["loc"] else "")  # YAML allows an empty key
         if item["type"] == "extra_forbidden":
             message = "unknown field"
         elif item["type"] not in ("missing", "value_error"):

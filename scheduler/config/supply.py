@@ -15,7 +15,9 @@ class Electricity(Model):
     """Tariff and overhead of a site. The camelCase names are those of InferCost and are accepted as well."""
 
     usd_per_kwh: NonNegative = Field(validation_alias=AliasChoices("usd_per_kwh", "ratePerKWh"))
-    pue: Annotated[float, Field(ge=1, le=3, strict=True)] = Field(1.0, validation_alias=AliasChoices("pue", "pueFactor"))
+    pue: Annotated[float, Field(ge=1, le=3, strict=True)] = Field(
+        1.0, validation_alias=AliasChoices("pue", "pueFactor")
+    )
 
 
 class Site(Model):

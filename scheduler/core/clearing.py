@@ -71,8 +71,12 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
     return Market(market.version + 1, observation.now_s, tuple(offers), observation.leases)
 
 
+# A wait below this is nobody's loss: time that no one waits for is free, however dear it was a moment ago.
+_FREE_WAIT_S = 0.1
+
+
 def bid_curve(demand: Sequence[Demand], replicas: int, span_s: float, horizon_s: float) -> BidCurve | None:
-    """V(x) = -lambda * replicas * x, with lambda the USD per replica-second at the margin; None while there is room.
+    """V(x) = -lambda * replicas * (x - 0.1 s)+, lambda the USD per replica-second at the margin; None while there is room.
 
     lambda is the worth ``usd_displaced / work_s`` at which the work of ``demand``, dearest first, fills the replicas'
     time over ``span_s``.
@@ -84,7 +88,11 @@ def bid_curve(demand: Sequence[Demand], replicas: int, span_s: float, horizon_s:
         room_s -= work_s
         if room_s < 0:
             usd_per_s = max(0.0, usd_displaced / max(work_s, 1e-9))
-            return BidCurve((0.0, horizon_s), (0.0, -usd_per_s * replicas * horizon_s)) if usd_per_s else None
+            if not usd_per_s:
+                return None
+            return BidCurve(
+                (0.0, _FREE_WAIT_S, horizon_s), (0.0, 0.0, -usd_per_s * replicas * (horizon_s - _FREE_WAIT_S))
+            )
     return None
 
 
@@ -97,10 +105,11 @@ def grant(
 ) -> float:
     """USD that ``gateway`` may have spent in all since it started, so that all gateways together keep the budget.
 
-    ``granted`` and ``spent`` are cumulative per live gateway; ``usd_spent_elsewhere`` is what gateways that are gone
-    have spent. What others were granted and have not spent counts as spent; the rest is shared equally, one share kept
-    back, so the sum of all grants never exceeds the budget, however stale the reports. A grant is never below what was
-    spent already; the last of a budget goes in ever smaller grants.
+    ``granted`` (the most that it may still believe to hold) and ``spent`` are cumulative per live gateway;
+    ``usd_spent_elsewhere`` is what gateways that are gone have spent. What others were granted and have not spent
+    counts as spent; the rest is shared equally, one share kept back, so the sum of all grants never exceeds the
+    budget, however stale the reports. A grant is never below what was spent already; the last of a budget goes in
+    ever smaller grants.
     """
     mine = spent.get(gateway, 0.0)
     committed = usd_spent_elsewhere + mine

@@ -15,7 +15,14 @@ _HARD_WORDS = frozenset(
     "prove proof derive theorem refactor debug optimize optimise architect architecture design implement algorithm "
     "tradeoff tradeoffs trade-off trade-offs analyze analyse analysis strategy essay".split()
 )
-_HARD_PHRASES = ("step by step", "step-by-step", "root cause", "compare and contrast", "write a program", "write a plan")
+_HARD_PHRASES = (
+    "step by step",
+    "step-by-step",
+    "root cause",
+    "compare and contrast",
+    "write a program",
+    "write a plan",
+)
 _EASY_WORDS = frozenset(
     "classify classification label extract tag translate translation summarize summarise summary rewrite sentiment".split()
 )

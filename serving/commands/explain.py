@@ -43,19 +43,26 @@ def _message(body: bytes) -> str:
         return body[:200].decode("utf-8", "replace")
 
 
+def _usd(value: float) -> str:
+    return f"{value:.6f}" if value >= 1e-6 or not value else f"{value:.1e}"
+
+
 def _show(answer: dict[str, Any]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     names = list(dict.fromkeys(name for quote in answer["merit_order"] for name in quote["terms"]))
-    table = Table(title="Merit order: expected cost in USD, cheapest first (cash is tokens or energy: avoidable)")
-    for heading in ("#", "offer", "source", "zone", "USD", *names):
-        table.add_column(heading, justify="left" if heading in ("offer", "source", "zone") else "right")
-    for rank, quote in enumerate(answer["merit_order"], 1):
-        terms = [f"{quote['terms'][name]:.6f}" if name in quote["terms"] else "" for name in names]
-        table.add_row(str(rank), quote["offer"], quote["source"], quote["zone"], f"{quote['usd']:.6f}", *terms)
-    console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("offer", "zone", "USD", *names):
+        table.add_column(heading, justify="left" if heading in ("offer", "zone") else "right", no_wrap=True)
+    for quote in answer["merit_order"]:
+        terms = [_usd(quote["terms"][name]) if name in quote["terms"] else "" for name in names]
+        table.add_row(quote["offer"], quote["zone"], _usd(quote["usd"]), *terms)
+    if answer["merit_order"]:
+        print("Merit order, cheapest expected cost first; tokens and energy are avoidable money, the rest is worth in USD.")
+        console.print(table)
     for rejection in answer["rejected"]:
         console.print(f"rejected: {rejection['offer']}: {rejection['reason']}", highlight=False)
     chosen, request = answer["decision"], answer["request"]

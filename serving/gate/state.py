@@ -15,6 +15,7 @@ from serving.gate.wire import Bounced, EngineStats, Enter, Granted, ToGateway
 Messages = list[tuple[str, ToGateway]]
 
 _DEMAND_MAX = 256
+_DEMAND_S = 30.0
 _SERVICE_WEIGHT = 0.05
 
 
@@ -83,6 +84,8 @@ class GateState:
 
     def demand(self, now_s: float) -> tuple[list[tuple[float, float]], float]:
         """Recent (usd_displaced, work_s) and the seconds they span."""
+        while self._demand and self._demand[0][0] < now_s - _DEMAND_S:
+            self._demand.popleft()
         if not self._demand:
             return [], 0.0
         return [(usd, work_s) for _, usd, work_s in self._demand], max(1e-3, now_s - self._demand[0][0])

@@ -13,6 +13,7 @@ import msgspec
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # the bundled map: no download at import
 
+import httpx  # what litellm speaks through; not a dependency of its own
 import litellm
 
 from scheduler.config import ClusterConfig
@@ -48,7 +49,9 @@ class LitellmReply:
         """Each of litellm's chunks as one server-sent event, then [DONE]."""
         try:
             async for chunk in self._stream:
-                yield b"data: " + chunk.model_dump_json(exclude_none=True).encode() + b"\n\n"
+                text = chunk.model_dump_json(exclude_none=True).encode()
+                for event in (text,) if getattr(chunk, "usage", None) is None else _usage_apart(text):
+                    yield b"data: " + event + b"\n\n"
         except Exception as error:  # litellm raises its own and its providers' exceptions
             raise UpstreamError(f"broke off: {type(error).__name__}") from error
         yield DONE
@@ -67,6 +70,11 @@ class LitellmUpstream:
             if provider.kind == "litellm":
                 for served in provider.models:
                     self._params[f"{provider.name}/{served.model}"] = provider.litellm_params
+        # One client for the OpenAI family, which litellm would otherwise make anew for some calls and never close; and
+        # a redirect must not carry a request to a place that nobody has checked.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=4.0)
+        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False, limits=limits)  # noqa: S113 - see post
+        litellm.aclient_session = self._client
 
     async def post(self, base_url: str, path: str, body: bytes, route: Route, left_s: float) -> Reply:
         """Call litellm once. Raises UpstreamError where the provider cannot be reached."""
@@ -85,7 +93,18 @@ class LitellmUpstream:
         return LitellmReply(200, {}, answer.model_dump_json(exclude_none=True).encode())
 
     async def close(self) -> None:
-        """litellm keeps its clients itself."""
+        """Close our client, and those that litellm keeps itself."""
+        await self._client.aclose()
+        await litellm.close_litellm_async_clients()
+
+
+def _usage_apart(text: bytes) -> list[bytes]:
+    """A chunk with usage as OpenAI sends it: what it says, if anything, and an event of its own for the usage."""
+    fields: dict[str, Any] = msgspec.json.decode(text)
+    usage, choices = fields.pop("usage"), fields.get("choices", [])
+    says = any(choice.get("finish_reason") or choice.get("delta") or choice.get("text") for choice in choices)
+    last = msgspec.json.encode({**fields, "choices": [], "usage": usage})
+    return [msgspec.json.encode(fields), last] if says else [last]
 
 
 def _refused(error: Exception) -> LitellmReply:
@@ -95,7 +114,7 @@ def _refused(error: Exception) -> LitellmReply:
     ):
         raise UpstreamError(f"cannot connect: {type(error).__name__}", begun=False) from error
     status = int(getattr(error, "status_code", 500) or 500)
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = getattr(error, "litellm_response_headers", None) or {}
     body = msgspec.json.encode(
         {"error": {"message": str(error)[:2000], "type": type(error).__name__, "param": None, "code": None}}
     )

@@ -115,7 +115,9 @@ def test_litellms_map_read_as_data_agrees_with_litellms_own_file() -> None:
 
 def test_long_prompts_are_charged_at_the_tier_that_litellms_map_names() -> None:
     entries = bundled()
-    name = next(n for n, e in entries.items() if e.get("input_cost_per_token_above_200k_tokens") and litellm_map.rate(n))
+    name = next(
+        n for n, e in entries.items() if e.get("input_cost_per_token_above_200k_tokens") and litellm_map.rate(n)
+    )
     entry, rate = entries[name], litellm_map.rate(name)
     assert rate is not None
     output = entry.get("output_cost_per_token_above_200k_tokens", entry["output_cost_per_token"])

@@ -58,7 +58,9 @@ def test_the_annuity_agrees_with_discounting_year_by_year(
 
 
 @given(st.floats(0.1, 100.0), st.floats(1e-300, 1.0))
-def test_the_recovery_factor_pays_back_at_least_the_principal_and_is_finite_at_every_rate(years: float, rate: float) -> None:
+def test_the_recovery_factor_pays_back_at_least_the_principal_and_is_finite_at_every_rate(
+    years: float, rate: float
+) -> None:
     factor = onprem.capital_recovery_factor(rate, years)
     assert math.isfinite(factor)
     # Between the straight line and the line plus interest on the whole, for ever.
@@ -90,7 +92,5 @@ def test_the_avoidable_rate_is_the_energy_slope_alone() -> None:
 
 
 def test_the_configured_curve_arrives_in_the_core_field_by_field() -> None:
-    curve = Curve(
-        prefill_tokens_per_s=1, itl_base_s=2, itl_per_seq_s=3, seqs_max=4, ttft_base_s=5, kv_tokens=6
-    )
+    curve = Curve(prefill_tokens_per_s=1, itl_base_s=2, itl_per_seq_s=3, seqs_max=4, ttft_base_s=5, kv_tokens=6)
     assert {f: getattr(onprem.service_curve(curve), f) for f in Curve.model_fields} == curve.model_dump()

@@ -82,11 +82,16 @@ def test_an_unknown_field_is_named_with_its_path(write: Any, where: str, path: s
         ("providers.0.models.0.model", "providers[0].models[0].model: 'nowhere' is not declared under models"),
         ("labels.0.zones.0", "labels[0].zones[0]: 'nowhere' is not declared under zones"),
         ("tenants.0.zones.1", "tenants[0].zones[1]: 'nowhere' is not declared under zones"),
-        ("tenants.0.service_classes.0", "tenants[0].service_classes[0]: 'nowhere' is not declared under service_classes"),
+        (
+            "tenants.0.service_classes.0",
+            "tenants[0].service_classes[0]: 'nowhere' is not declared under service_classes",
+        ),
         ("aliases.0.models.0", "aliases[0].models[0]: 'nowhere' is not declared under models"),
     ],
 )
-def test_a_name_that_nothing_declares_is_named_with_its_path_and_what_is_known(write: Any, where: str, path: str) -> None:
+def test_a_name_that_nothing_declares_is_named_with_its_path_and_what_is_known(
+    write: Any, where: str, path: str
+) -> None:
     document = bent(where, "nowhere", aliases=[{"name": "any-of", "models": ["small"]}])
     found = problems(write(document))
     assert any(problem.startswith(path) and "known: " in problem for problem in found), found
@@ -122,7 +127,9 @@ def test_one_key_cannot_open_two_tenants(write: Any) -> None:
     assert problems(write(document)) == ["tenants[1].keys[0]: the same key also opens tenant 't'"]
 
 
-@pytest.mark.parametrize("text", ["version: 1\nzones: [a]\nzones: [b]\n", "version: 1\nsites:\n - {name: a, name: b}\n"])
+@pytest.mark.parametrize(
+    "text", ["version: 1\nzones: [a]\nzones: [b]\n", "version: 1\nsites:\n - {name: a, name: b}\n"]
+)
 def test_a_key_given_twice_in_one_mapping_is_refused(write: Any, text: str) -> None:
     (problem,) = problems(write(text))
     assert "is there twice" in problem
@@ -263,10 +270,14 @@ def test_the_loaded_configuration_cannot_be_changed(write: Any) -> None:
 
 # ---- Any damage at all ----------------------------------------------------------------------------------------------
 
-names = st.sampled_from(["tiny", "frontier", "here", "on-prem", "nowhere", "", "any", "litellm", "A b", "env", "x" * 70])
+names = st.sampled_from(
+    ["tiny", "frontier", "here", "on-prem", "nowhere", "", "any", "litellm", "A b", "env", "x" * 70]
+)
 scalars = st.none() | st.booleans() | st.integers(-2, 10**6) | st.floats() | names | st.text(max_size=8)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.integers(), inner, max_size=3), max_leaves=5
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.integers(), inner, max_size=3),
+    max_leaves=5,
 )
 
 

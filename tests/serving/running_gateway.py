@@ -109,7 +109,7 @@ pools: {pool}
 providers:{providers}
 service_classes:
   - {{name: interactive, ttft_s_max: 5, usd_max: 0.50, deadline_s: 30}}
-  - {{name: hasty, ttft_s_max: 0.05, usd_max: 0.50, deadline_s: 1.0}}
+  - {{name: hasty, ttft_s_max: 0.05, usd_max: 0.50, deadline_s: 2.0}}
 labels:
   - {{name: restricted, zones: [on-prem]}}
   - {{name: public, zones: any}}
@@ -198,6 +198,14 @@ class Running:
                 pass
             return answer
 
+    def hold(self, model: str, stream: bool, times: int = 1) -> socket.socket:
+        """A connection on which ``times`` questions were sent; the caller decides what becomes of it."""
+        body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode() * times)
+        return connection
+
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, by its name with labels."""
         lines = [line for line in self.call("GET", "/metrics").body.decode().splitlines() if not line.startswith("#")]
@@ -218,10 +226,8 @@ class Running:
 
     @contextmanager
     def ledger(self) -> Iterator[Store]:
-        """All of the journal in a database of its own."""
-        with closing(Store(f"sqlite:///{self.directory}/copy.db")) as store:
-            store.create_schema()
-            store.load(self.directory / "journal")
+        """The ledger's database, about a second behind the journal."""
+        with closing(Store(f"sqlite:///{self.directory}/ledger.db")) as store:
             yield store
 
     def explain(self, **fields: Any) -> dict[str, Any]:

@@ -62,7 +62,13 @@ class World:
         accountant = Accountant(self.journal, priced.fixed, "g")  # type: ignore[arg-type]
         access = Access(self.config)
         services = Services(
-            self.view, routes(self.config, "token", {}), {"http": self.transport}, self.gates, accountant, policy, clock  # type: ignore[arg-type]
+            self.view,
+            routes(self.config, "token", {}),
+            {"http": self.transport},
+            self.gates,
+            accountant,
+            policy,
+            clock,  # type: ignore[arg-type]
         )
         reader = Reader(self.config, access, heuristic, clock)
         self.app = Gateway(self.config, access, reader, services, Status(self.view, accountant))
@@ -140,9 +146,13 @@ def match_begins(world: World) -> dict[str, Begin]:
         if made.status is None and not ask.spoiled:
             asked = (ask.tenant, ask.model, ask.is_stream, sorted(ask.zones_allowed()), ask.service_class)
             for record in spare.values():
-                if (record.tenant, record.model_requested, record.stream, record.zones, record.service_class) == asked and (
-                    abs(record.at_s - made.began_s) < 0.005
-                ):
+                if (
+                    record.tenant,
+                    record.model_requested,
+                    record.stream,
+                    record.zones,
+                    record.service_class,
+                ) == asked and (abs(record.at_s - made.began_s) < 0.005):
                     by_tag[f"q{i}"] = spare.pop(record.id)
                     break
     assert not spare, "a request was recorded that nobody made"

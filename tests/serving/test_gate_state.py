@@ -30,8 +30,10 @@ class GateMachine(RuleBasedStateMachine):
         self.excused: set[str] = set()  # left, or lost with their gateway, before an answer
         self.engines: dict[str, tuple[str, bool, bool]] = {}  # url, healthy, queues by itself
         self.overfull: set[str] = set()
+        self.known = False  # whether the gate has asked every engine once since it started
         self.set_replicas(["r0"], 0)
         self.heard("r0", True, False)
+        self.survey()
 
     def new_state(self) -> GateState:
         return GateState(self.slots, self.waiting_max, 0.5)
@@ -107,7 +109,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(order=st.permutations(OWNERS))
     def restart(self, order: list[str]) -> None:
         """A new gate that knows nothing: replicas come up, gateways say what they hold and ask again for the rest."""
-        self.state = self.new_state()
+        self.state, self.known = self.new_state(), False
         waiting, self.waiting = self.waiting, []
         known, self.engines = self.engines, {}
         self.set_replicas(sorted(known), 0)
@@ -119,6 +121,17 @@ class GateMachine(RuleBasedStateMachine):
                 self.waiting.append(ticket)
                 self.start_by_s[ticket] = self.now_s + 1.0
                 self.take(self.state.enter(owner, Enter(ticket, 0.1, 0.01, 1.0), self.now_s))
+
+    @rule()
+    def survey(self) -> None:
+        before, self.known = self.known, True
+        self.take(self.state.surveyed(self.now_s))
+        if not before:
+            self.dead_engines_keep_nobody_waiting()
+
+    def dead_engines_keep_nobody_waiting(self) -> None:
+        if self.known and not any(healthy for _, healthy, _ in self.engines.values()):
+            assert not self.waiting, "waiting for engines that are all dead"
 
     @rule(seconds=st.sampled_from([0.0, 0.25, 3.0]))
     def tick(self, seconds: float) -> None:
@@ -147,8 +160,8 @@ class GateMachine(RuleBasedStateMachine):
             url, _, before = self.engines[name]
             self.engines[name] = (url, alive, queues if alive else before)
         self.take(self.state.heard(name, stats, self.now_s))
-        if name in self.engines and not any(healthy for _, healthy, _ in self.engines.values()):
-            assert not self.waiting, "waiting for engines that are all dead"
+        if name in self.engines:
+            self.dead_engines_keep_nobody_waiting()
 
     def held_on(self, name: str) -> int:
         return sum(1 for replica in self.held.values() if replica == name)
@@ -175,7 +188,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_while_a_slot_is_free(self) -> None:
-        if getattr(self, "waiting", None):
+        if getattr(self, "waiting", None) and self.known:
             free = [
                 n for n, (_, up, queues) in self.engines.items() if up and not queues and self.held_on(n) < self.slots
             ]
@@ -205,6 +218,7 @@ def gate(slots: int = 1) -> GateState:
     state = GateState(slots, 8, 1.0)
     state.set_replicas({"r": "http://r"}, 0.0)
     state.heard("r", EngineStats(), 0.0)
+    state.surveyed(0.0)
     return state
 
 
@@ -232,10 +246,25 @@ def test_a_gateway_that_comes_back_with_a_ticket_fewer_frees_its_slot_for_a_wait
 def test_a_new_replica_gets_nothing_before_its_first_sign_of_life() -> None:
     state = GateState(4, 8, 1.0)
     state.set_replicas({"r": "http://r"}, 0.0)
+    state.surveyed(0.0)
     assert state.slots == 0
     ((_, answer),) = enter(state, "a", "1")
     assert isinstance(answer, Bounced)
     assert answer.reason == "no healthy replica"
+
+
+def test_a_gate_that_has_just_started_bounces_nobody_before_it_knows_its_engines() -> None:
+    state = GateState(1, 1, 1.0)
+    state.set_replicas({"r": "http://r", "s": "http://s"}, 0.0)
+    assert enter(state, "a", "1") == []
+    ((_, full),) = enter(state, "a", "2")
+    assert isinstance(full, Bounced)
+    assert state.heard("r", None, 0.0) == []
+    assert state.heard("s", EngineStats(), 0.0) == [("a", Granted("1", "s", "http://s"))]
+    dead = GateState(1, 8, 1.0)
+    assert enter(dead, "a", "1") == []
+    assert dead.surveyed(0.0) == [("a", Bounced("1", "no healthy replica", 1.0))]
+    assert dead.surveyed(0.0) == []
 
 
 def test_the_mean_time_of_service_is_learned_from_those_that_leave_and_not_from_broken_ones() -> None:
@@ -248,14 +277,17 @@ def test_the_mean_time_of_service_is_learned_from_those_that_leave_and_not_from_
     assert state.service_s_mean == pytest.approx(1.1)
 
 
-def test_demand_is_a_bounded_sample_with_the_seconds_it_spans() -> None:
+def test_demand_is_a_bounded_and_recent_sample_with_the_seconds_it_spans() -> None:
     state = gate()
     assert state.demand(5.0) == ([], 0.0)
     for i in range(300):
-        enter(state, "a", str(i), float(i))
-    sample, span_s = state.demand(300.0)
+        enter(state, "a", str(i), i * 0.0625)
+    sample, span_s = state.demand(300 * 0.0625)
     assert sample == [(0.02, 0.1)] * 256
-    assert span_s == 300.0 - 44.0
+    assert span_s == (300 - 44) * 0.0625
+    sample, span_s = state.demand(30.0 + 298 * 0.0625)
+    assert (sample, span_s) == ([(0.02, 0.1)] * 2, 30.0)
+    assert state.demand(100.0) == ([], 0.0)
 
 
 def test_counters_of_engines_add_up_and_sick_ones_do_not_count() -> None:

@@ -14,7 +14,7 @@ from running_provider import Reply
 
 from serving.ledger.records import End
 
-HASTY = {"x-baseload-class": "hasty"}  # one second in all
+HASTY = {"x-baseload-class": "hasty"}  # two seconds in all
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from running_gateway import (
     KEY_HOME,
     KEY_POOR,
     ROOT,
-    Running,
     Site,
     events_of,
     free_port,
@@ -32,7 +30,7 @@ from running_provider import Provider, Reply
 
 CHAT = "/v1/chat/completions"
 CONCURRENT_MAX = 6
-BUDGET_USD = 0.001
+BUDGET_USD = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +80,7 @@ def test_the_ledger_has_one_row_for_each_answer(here: Town) -> None:
     replies = [here.gateway.chat(f"question {i}", stream=i % 2 == 0) for i in range(6)]
     with here.gateway.ledger() as store:
         for reply in replies:
-            decision = store.decision(id_of(reply))
-            assert decision is not None
+            decision = wait_until(lambda reply=reply: store.decision(id_of(reply)), what="loaded")
             assert (decision["status"], len(decision["attempts"])) == ("complete", 1)
             assert [quote["offer_id"] for quote in decision["merit_order"]] == ["east/frontier", "west/frontier"]
             assert "question" not in json.dumps(decision)
@@ -215,22 +212,13 @@ def test_a_budget_ends_in_429_and_is_not_overspent(here: Town) -> None:
     assert here.gateway.chat().status == 200
 
 
-def ask_and_hold(gateway: Running, stream: bool, times: int = 1, model: str = "frontier") -> socket.socket:
-    """A connection on which ``times`` requests were sent; the caller decides what becomes of it."""
-    body = json.dumps({"model": model, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
-    connection = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    connection.sendall((head.encode() + body) * times)
-    return connection
-
-
 @pytest.mark.parametrize("model", ["frontier", "small"])
 @pytest.mark.parametrize(("stream", "times"), [(True, 1), (False, 1), (True, 3), (False, 3)])
 def test_a_client_that_leaves_ends_the_work_upstream(here: Town, model: str, stream: bool, times: int) -> None:
     source: Provider = here.east if model == "frontier" else here.pool
     assert source.change(**SLOW).status == 200
     before = len(here.gateway.begun())
-    with ask_and_hold(here.gateway, stream, times, model) as connection:
+    with here.gateway.hold(model, stream, times) as connection:
         wait_until(lambda: source.counters()["in_flight"] == 1, what="asked")
         if stream:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -246,7 +234,7 @@ def test_requests_over_the_bound_are_told_when_to_come_back(here: Town) -> None:
     here.east.change(**SLOW)
     with ExitStack() as stack:
         for i in range(CONCURRENT_MAX):
-            stack.enter_context(ask_and_hold(here.gateway, stream=i % 2 == 0))
+            stack.enter_context(here.gateway.hold("frontier", i % 2 == 0))
         wait_until(lambda: here.east.counters()["in_flight"] == CONCURRENT_MAX)
         assert here.gateway.metrics()["baseload_inflight_requests"] == CONCURRENT_MAX
         reply = here.gateway.chat()
@@ -326,3 +314,15 @@ def test_readiness_names_what_is_missing(tmp_path_factory: pytest.TempPathFactor
         assert gateway.call("GET", "/healthz", key="").status == 200
         assert wait_until(lambda: gateway.chat().status == 200)
         assert gateway.chat(model="small").status == 503
+
+
+def test_a_fault_of_our_own_is_one_requests_500_in_openais_shape(tmp_path_factory: pytest.TempPathFactory) -> None:
+    site = Site("", [provider_yaml("east", "east", 1, simulated(free_port()))], policy={"triage": "math:sqrt"})
+    with serving(tmp_path_factory.mktemp("fault"), site) as gateway:
+        for stream in (False, True):
+            reply = gateway.chat("my secret", stream=stream)
+            assert (reply.status, reply.json["error"]["code"]) == (500, "internal")
+        assert gateway.metrics()["baseload_inflight_requests"] == 0
+        assert gateway.call("GET", "/readyz").status == 200
+        assert "a request has failed" in gateway.log()
+        assert "my secret" not in gateway.log()

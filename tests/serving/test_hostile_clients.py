@@ -18,7 +18,7 @@ from running_provider import Provider, running
 BODY_BYTES_MAX = 300_000
 CONNECTIONS_MAX = 24
 BOUNDS = (
-    f"{{header_s_max: 0.6, body_s_max: 0.6, connections_max: {CONNECTIONS_MAX}, body_bytes_max: {BODY_BYTES_MAX},"
+    f"{{header_s_max: 1.0, body_s_max: 0.6, connections_max: {CONNECTIONS_MAX}, body_bytes_max: {BODY_BYTES_MAX},"
     " output_tokens_max: 4096}"
 )
 CHAT = "/v1/chat/completions"

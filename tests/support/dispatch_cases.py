@@ -44,7 +44,11 @@ NO_USAGE = json.dumps({"choices": []}).encode()
 STREAMS = [
     Plan("stream", parts=(*WORDS, USAGE_EVENT, DONE), whole=TEXT),
     Plan("stream slowly", parts=(*WORDS, USAGE_EVENT, DONE), whole=TEXT, gap_s=0.05),
-    Plan("stream in odd pieces", parts=(TEXT[:7], TEXT[7:50], TEXT[50:] + USAGE_EVENT[:9], USAGE_EVENT[9:] + DONE), whole=TEXT),
+    Plan(
+        "stream in odd pieces",
+        parts=(TEXT[:7], TEXT[7:50], TEXT[50:] + USAGE_EVENT[:9], USAGE_EVENT[9:] + DONE),
+        whole=TEXT,
+    ),
     Plan("stream without usage", parts=(*WORDS, DONE), whole=TEXT),
     Plan("stream of nothing", parts=(DONE,), whole=b""),
     Plan("stream cut at once", end="cut"),
@@ -100,11 +104,17 @@ class Shape:
 shapes = st.builds(
     Shape,
     st.lists(
-        st.tuples(st.sampled_from(["base", "spot"]), st.sampled_from(["here", "there"]), st.sampled_from(["small", "large"])),
+        st.tuples(
+            st.sampled_from(["base", "spot"]), st.sampled_from(["here", "there"]), st.sampled_from(["small", "large"])
+        ),
         max_size=2,
     ).map(tuple),
     st.lists(
-        st.tuples(st.sampled_from(["cloud-a", "cloud-b"]), st.sampled_from(["small", "large"]), st.sampled_from([0.0, 2.0, 2.0, 900.0])),
+        st.tuples(
+            st.sampled_from(["cloud-a", "cloud-b"]),
+            st.sampled_from(["small", "large"]),
+            st.sampled_from([0.0, 2.0, 2.0, 900.0]),
+        ),
         min_size=1,
         max_size=3,
     ).map(tuple),
@@ -132,7 +142,9 @@ def config_of(shape: Shape) -> ClusterConfig:
     return ClusterConfig.model_validate(
         site(
             zones=list(ZONES),
-            sites=[{"name": n, "zone": z, "electricity": electricity} for n, z in (("here", "home"), ("there", "annex"))],
+            sites=[
+                {"name": n, "zone": z, "electricity": electricity} for n, z in (("here", "home"), ("there", "annex"))
+            ],
             models=[
                 {"name": "small", "context_tokens": 2_000, "quality": quality, "abilities": abilities},
                 {"name": "large", "context_tokens": 90_000, "quality": quality, "abilities": abilities},
@@ -140,7 +152,8 @@ def config_of(shape: Shape) -> ClusterConfig:
             aliases=[{"name": "both", "models": ["small", "large"]}],
             pools=[pool(f"p{i}", where, model, kind=kind) for i, (kind, where, model) in enumerate(shape.pools)],
             providers=[
-                provider(f"c{i}", zone, model, price={"input": usd, "output": usd * 3}, curve=CURVE) | {"limits": limits}
+                provider(f"c{i}", zone, model, price={"input": usd, "output": usd * 3}, curve=CURVE)
+                | {"limits": limits}
                 for i, (zone, model, usd) in enumerate(shape.providers)
             ],
             service_classes=classes,
@@ -213,8 +226,12 @@ class Ask:
         return self.stream and self.endpoint != "embeddings"
 
 
-some_labels = st.sampled_from([(), (), (), (), (), ("public",), ("eu",), ("eu", "public"), ("restricted",), ("nowhere",)])
-some_zones = st.sampled_from([None, None, None, ZONES, ("home", "cloud-b"), ("annex", "cloud-a"), ("cloud-a", "cloud-b"), ()])
+some_labels = st.sampled_from(
+    [(), (), (), (), (), ("public",), ("eu",), ("eu", "public"), ("restricted",), ("nowhere",)]
+)
+some_zones = st.sampled_from(
+    [None, None, None, ZONES, ("home", "cloud-b"), ("annex", "cloud-a"), ("cloud-a", "cloud-b"), ()]
+)
 asks = st.builds(
     Ask,
     tenant=st.sampled_from(["open", "open", "inland", "tight", "tight"]),

@@ -31,10 +31,10 @@ ZONES = ("home", "cloud", "far")
 MODELS = ("small", "large")
 ABILITIES = ("chat", "tools", "images")
 
-CURVE = ServiceCurve(
-    prefill_tokens_per_s=1_000.0, itl_base_s=0.01, itl_per_seq_s=0.001, seqs_max=10, ttft_base_s=0.1
+CURVE = ServiceCurve(prefill_tokens_per_s=1_000.0, itl_base_s=0.01, itl_per_seq_s=0.001, seqs_max=10, ttft_base_s=0.1)
+FREE_CLASS = ServiceClass(
+    "free", ttft_s_max=1e9, usd_per_ttft_miss=0.0, usd_per_s_waiting=0.0, usd_per_wrong_answer=0.0
 )
-FREE_CLASS = ServiceClass("free", ttft_s_max=1e9, usd_per_ttft_miss=0.0, usd_per_s_waiting=0.0, usd_per_wrong_answer=0.0)
 POLICY = Policy()
 NO_USE = Load({}, {})
 
@@ -176,9 +176,7 @@ def loads(draw: st.DrawFn, offer_ids: list[str]) -> Load:
 
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
-    service_class = ServiceClass(
-        "c", draw(st.floats(0.0, 10.0)), draw(usd(0.1)), draw(usd(0.01)), draw(usd(1.0))
-    )
+    service_class = ServiceClass("c", draw(st.floats(0.0, 10.0)), draw(usd(0.1)), draw(usd(0.01)), draw(usd(1.0)))
     return request(
         service_class=service_class,
         models=draw(st.none() | st.frozensets(st.sampled_from(MODELS))),

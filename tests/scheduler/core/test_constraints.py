@@ -16,7 +16,8 @@ def load_of(**fields: Any) -> Load:
 
 
 @pytest.mark.parametrize(
-    ("zones", "reason"), [({"home"}, None), ({"home", "cloud"}, None), ({"cloud"}, "zone not allowed"), (set(), "zone not allowed")]
+    ("zones", "reason"),
+    [({"home"}, None), ({"home", "cloud"}, None), ({"cloud"}, "zone not allowed"), (set(), "zone not allowed")],
 )
 def test_only_named_zones_are_allowed_and_an_empty_set_allows_none(zones: set[str], reason: str | None) -> None:
     assert constraints.zone(request(zones=frozenset(zones)), offer(), NO_USE, NOW_S) == reason
@@ -24,7 +25,12 @@ def test_only_named_zones_are_allowed_and_an_empty_set_allows_none(zones: set[st
 
 @pytest.mark.parametrize(
     ("models", "reason"),
-    [(None, None), (frozenset({"small", "x"}), None), (frozenset({"x"}), "model not asked for"), (frozenset(), "model not asked for")],
+    [
+        (None, None),
+        (frozenset({"small", "x"}), None),
+        (frozenset({"x"}), "model not asked for"),
+        (frozenset(), "model not asked for"),
+    ],
 )
 def test_the_model_must_be_one_of_those_asked_for_and_none_means_any(models: Any, reason: str | None) -> None:
     assert constraints.model(request(models=models), offer(), NO_USE, NOW_S) == reason
@@ -36,13 +42,17 @@ def test_every_missing_ability_is_named() -> None:
     assert constraints.abilities(asked, offer(), NO_USE, NOW_S) is None
 
 
-@pytest.mark.parametrize(("read", "written", "reason"), [(60, 40, None), (60, 41, "context too long"), (101, 0, "context too long")])
+@pytest.mark.parametrize(
+    ("read", "written", "reason"), [(60, 40, None), (60, 41, "context too long"), (101, 0, "context too long")]
+)
 def test_prompt_and_answer_together_must_fit_the_context(read: int, written: int, reason: str | None) -> None:
     asked = request(usage=Usage(read, 0, 999), output_tokens_asked=written)
     assert constraints.context(asked, offer(context_tokens=100), NO_USE, NOW_S) == reason
 
 
-@pytest.mark.parametrize(("expires_s", "reason"), [(NOW_S + 0.1, None), (NOW_S, "price expired"), (NOW_S - 1, "price expired")])
+@pytest.mark.parametrize(
+    ("expires_s", "reason"), [(NOW_S + 0.1, None), (NOW_S, "price expired"), (NOW_S - 1, "price expired")]
+)
 def test_a_price_ends_with_its_time_to_live(expires_s: float, reason: str | None) -> None:
     assert constraints.price_fresh(request(), offer(expires_s=expires_s), NO_USE, NOW_S) == reason
 
@@ -56,7 +66,9 @@ def test_an_offer_that_the_market_holds_for_dead_is_down_without_any_cooldown() 
     assert constraints.health(request(), offer(healthy=False), NO_USE, NOW_S) == "down"
 
 
-@pytest.mark.parametrize(("inflight", "recent", "reason"), [(1, 4, None), (2, 0, "concurrency limit"), (0, 5, "rate limit")])
+@pytest.mark.parametrize(
+    ("inflight", "recent", "reason"), [(1, 4, None), (2, 0, "concurrency limit"), (0, 5, "rate limit")]
+)
 def test_the_providers_own_limits_hold(inflight: int, recent: int, reason: str | None) -> None:
     limited = offer(inflight_max=2, requests_per_min_max=5)
     load = load_of(inflight=inflight, requests_last_min=recent)

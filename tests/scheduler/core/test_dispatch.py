@@ -98,7 +98,13 @@ def test_only_allowed_zones_are_quoted_and_the_zone_is_the_first_reason_whatever
 
 def test_an_offer_at_which_everything_fails_is_rejected_for_its_zone() -> None:
     bad = offer(
-        zone="far", model="other", abilities=frozenset(), context_tokens=1, expires_s=0.0, healthy=False, rate=Rate(9, 9, 9)
+        zone="far",
+        model="other",
+        abilities=frozenset(),
+        context_tokens=1,
+        expires_s=0.0,
+        healthy=False,
+        rate=Rate(9, 9, 9),
     )
     asked = request(zones=frozenset({"home"}), models=frozenset({"small"}), usd_max=0.0, budgeted=True)
     assert reasons(decided(asked, bad)) == {bad.id: "zone not allowed"}
@@ -283,7 +289,11 @@ def test_bounces_do_not_use_up_the_attempts() -> None:
 
 
 def test_when_all_have_failed_the_shortest_wait_that_a_source_named_is_passed_on() -> None:
-    outcomes = [ended("o0", "failed", retry_after_s=9.0), ended("o1", "bounced", retry_after_s=3.0), ended("o2", "failed")]
+    outcomes = [
+        ended("o0", "failed", retry_after_s=9.0),
+        ended("o1", "bounced", retry_after_s=3.0),
+        ended("o2", "failed"),
+    ]
     step = next_attempt(chain(request(), [0.1, 0.1, 0.1]), outcomes, POLICY)
     assert isinstance(step, GiveUp)
     assert (step.kind, step.reason, step.retry_after_s) == ("exhausted", "o2: failed", 3.0)
