@@ -60,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         # Upgrades may be ignored, and are: the parser would drop the body of a request that offers one (Java's
         # client offers HTTP/2 on every plain connection). Renamed only where a head begins.
-        if not self._head_is_there and not self._head_bytes and b"pgrade:" in data:
+        if not self._head_is_there and not self._head_bytes and _UPGRADE.search(data):
             head, end, rest = data.partition(b"\r\n\r\n")
             data = _UPGRADE.sub(b"\r\nignored:", head) + end + rest
         super().data_received(data)

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,6 @@ class Stack:
     port: int
     provider_port: int
     ready_s: float
-    _pids: dict[str, int] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -114,30 +113,35 @@ class Stack:
         return store
 
 
-def _text(directory: Path, controller_port: int, provider_port: int) -> str:
+def embedded(directory: Path, provider_port: int) -> str:
+    """The embedded cluster.yaml with the ports and paths of a test."""
     text = (ROOT / "cluster.yaml").read_text()
     text = text.replace("serving/tiny_model", str(ROOT / "serving" / "tiny_model"))
     text = text.replace("simulated: {ttft_s: 0.3,", f"simulated: {{port: {provider_port}, ttft_s: 0.1,")
     text = text.replace("budget: {usd: 5,", "budget: {usd: 5000,")  # these tests burst more than a newcomer would
     assert str(provider_port) in text and "5000" in text
-    return text + (
-        f"\ncontroller: {{port: {controller_port}}}\n"
-        f"ledger: {{journal: {directory}/journal, url: 'sqlite:///{directory}/ledger.db'}}\n"
-    )
+    return text
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Stack]:
-    """Start, wait until every source is up, stop with Ctrl-C's signal, and see that nothing is left."""
+def running(directory: Path, text: str = "", **environment: str) -> Iterator[Stack]:
+    """Start, wait until every source is up, stop with Ctrl-C's signal, and see that nothing is left.
+
+    ``text``: a cluster.yaml without ledger and controller; the embedded one if empty.
+    """
     provider_port, port = free_port(), free_port()
     path = directory / "cluster.yaml"
-    path.write_text(_text(directory, free_port(), provider_port))
+    path.write_text(
+        (text or embedded(directory, provider_port)) + f"\ncontroller: {{port: {free_port()}}}\n"
+        f"ledger: {{journal: {directory}/journal, url: 'sqlite:///{directory}/ledger.db'}}\n"
+    )
     command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(path), "--port", str(port)]
     command += ["--log-to", str(directory / "logs")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started_s = time.monotonic()
     with (directory / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log, cwd=directory, env=environment)
+        process = subprocess.Popen(
+            command, stderr=log, stdout=log, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        )
     stack = Stack(process, directory, port, provider_port, 0.0)
     tree: list[psutil.Process] = []
     try:

@@ -243,6 +243,15 @@ def test_a_gateway_that_comes_back_with_a_ticket_fewer_frees_its_slot_for_a_wait
     assert state.waiting == 1
 
 
+def test_a_replica_that_moves_to_another_address_still_counts_what_it_holds() -> None:
+    state = gate()
+    enter(state, "a", "1")
+    enter(state, "a", "2")
+    assert state.set_replicas({"r": "http://elsewhere"}, 1.0) == []
+    assert state.heard("r", EngineStats(), 1.0) == []
+    assert state.leave("1", 2.0) == [("a", Granted("2", "r", "http://elsewhere"))]
+
+
 def test_a_new_replica_gets_nothing_before_its_first_sign_of_life() -> None:
     state = GateState(4, 8, 1.0)
     state.set_replicas({"r": "http://r"}, 0.0)

@@ -138,6 +138,11 @@ class Grants(RuleBasedStateMachine):
         if reply is not None and not lost:
             self.lease[i] = reply
 
+    @rule(i=st.integers(0, 4))
+    def exchange(self, i: int) -> None:
+        self.report(i)
+        self.receive(i, False)
+
     @invariant()
     def all_together_can_never_spend_more_than_the_budget(self) -> None:
         if hasattr(self, "budget"):
