@@ -75,11 +75,13 @@ class Dispatch:
         reply: Reply | None = None
         outcome: Outcome | None = None
         unreachable = False
+        # Of this attempt, not of the request: a late answer to an earlier attempt must find nobody.
+        ticket = f"{request.id}-{len(self.outcomes)}"
         try:
             async with asyncio.timeout(step.until_s - started_s) as timeout:
                 base_url = route.base_url
                 if route.pool:
-                    grant = await self._enter(route, quote, step.until_s - started_s)
+                    grant = await self._enter(route, quote, ticket, step.until_s - started_s)
                     base_url = grant.url
                 body = self._parsed.rewritten(route.upstream_model, {})
                 if self._parsed.stream:
@@ -95,7 +97,9 @@ class Dispatch:
             outcome = book.outcome(status, self._usage_so_far(), error="no answer in time", begun=True)
         except UpstreamError as error:
             status = "interrupted" if self._responder.started else "failed"
-            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=self._responder.started)
+            # A source that has said 200 may bill what it began, whether or not anything of it reached the client.
+            begun = reply is not None and reply.status == 200
+            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=begun)
             unreachable = not error.begun
         except asyncio.CancelledError:
             outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None)
@@ -109,7 +113,7 @@ class Dispatch:
             self.outcomes.append(outcome)
             services.view.end(offer, request.tenant, quote.usd_cash, outcome, offer.curve.prefill_s(request.usage))
             if grant is not None:
-                await services.gates[route.pool].leave(request.id, unreachable)
+                await services.gates[route.pool].leave(ticket, unreachable)
         return outcome
 
     def _be_patient(self, timeout: asyncio.Timeout, quote: Quote, started_s: float) -> None:
@@ -122,7 +126,7 @@ class Dispatch:
         patience_s = _TTFT_PATIENCE * max(_TTFT_S_MIN, usual_s, request.service_class.ttft_s_max)
         timeout.reschedule(min(when, asyncio.get_running_loop().time() + patience_s))
 
-    async def _enter(self, route: Route, quote: Quote, left_s: float) -> Grant:
+    async def _enter(self, route: Route, quote: Quote, ticket: str, left_s: float) -> Grant:
         """Pass the pool's gate; with an alternative the wait is bounded by the objective, else by the deadline."""
         request = self.decision.request
         gate = self._services.gates[route.pool]
@@ -131,7 +135,7 @@ class Dispatch:
         has_other = any(q.offer.id not in tried for q in self.decision.merit_order)
         start_within_s = request.service_class.ttft_s_max if has_other else left_s
         message = Enter(
-            id=request.id,
+            id=ticket,
             work_s=quote.offer.curve.work_s(request.usage),
             usd_displaced=max(0.0, min(others) - quote.usd) if others else request.usd_max,
             start_within_s=max(0.0, min(start_within_s, left_s)),
@@ -155,6 +159,8 @@ class Dispatch:
                     timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, until_s - self._services.clock()))
                     await self._responder.start_stream(self.decision, self.outcomes, book.offer)
                 await self._responder.relay(relayed)
+            if reader.done:
+                break  # some sources keep the connection open after their last word
         if reader.error or not reader.done:
             raise UpstreamError(reader.error or "the stream ended before its end")
         if not self._responder.started:

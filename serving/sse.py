@@ -13,6 +13,7 @@ _decode = msgspec.json.decode
 _encode = msgspec.json.encode
 
 DONE = b"data: [DONE]\n\n"
+_TOKENS_MAX = 2**40  # a source that claims more is not believed
 _EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
@@ -32,9 +33,9 @@ class UsageBlock(msgspec.Struct):
     def usage(self) -> Usage:
         """As the core's type, with impossible values (negative, more cached than read) cut to possible ones."""
         details = self.prompt_tokens_details
-        read = max(0, self.prompt_tokens)
+        read = min(_TOKENS_MAX, max(0, self.prompt_tokens))
         cached = min(read, max(0, (details.cached_tokens or 0) if details else 0))
-        return Usage(read, cached, max(0, self.completion_tokens or 0))
+        return Usage(read, cached, min(_TOKENS_MAX, max(0, self.completion_tokens or 0)))
 
 
 class Answer(msgspec.Struct):

@@ -43,7 +43,7 @@ class GateServer:
         curve = pool.curve
         guess_s = curve.ttft_base_s + _TYPICAL.input_tokens / curve.prefill_tokens_per_s
         guess_s += _TYPICAL.output_tokens * (curve.itl_base_s + curve.itl_per_seq_s * curve.seqs_max)
-        self.state = GateState(curve.seqs_max, pool.gate.waiting_max, guess_s)
+        self.state = GateState(curve.seqs_max, pool.gate.waiting_max, guess_s, pool.gate.hold_s_max)
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._controller_url = control.url(config)
         self._url = ""
