@@ -6,22 +6,8 @@ import gc
 import time
 
 from scheduler.core.dispatch import decide
-from scheduler.core.market import (
-    BidCurve,
-    Capacity,
-    Load,
-    Market,
-    Offer,
-    OfferLoad,
-    Policy,
-    Quality,
-    Rate,
-    Request,
-    ServiceClass,
-    ServiceCurve,
-    Tier,
-    Usage,
-)
+from scheduler.core.market import Load, Market, OfferLoad, Policy, Request, ServiceClass
+from scheduler.core.supply import BidCurve, Capacity, Offer, Quality, Rate, ServiceCurve, Tier, Usage
 
 _OFFERS = (1, 3, 12, 30)
 _ROUNDS = 20_000

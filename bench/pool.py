@@ -20,8 +20,8 @@ from typing import Any
 
 import aiohttp
 import yaml
-from tests.e2e.stack import free_port, running
 
+from tests.e2e.stack import free_port, running
 
 _ROOT = Path(__file__).resolve().parents[1]
 _TURNS = 2

@@ -11,7 +11,7 @@ from pricing import onprem
 from pricing.feeds import litellm_map
 from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool, Provider, ProviderModel, QualityPoints
-from scheduler.core.market import FixedCost, Offer, Quality, Rate
+from scheduler.core.supply import FixedCost, Offer, Quality, Rate
 
 
 @dataclass(frozen=True, slots=True)

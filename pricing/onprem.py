@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from scheduler.config.supply import Curve, Electricity, Energy, Hardware
-from scheduler.core.market import FixedCost, Rate, ServiceCurve
+from scheduler.core.supply import FixedCost, Rate, ServiceCurve
 
 HOURS_PER_YEAR = 8760.0
 _JOULES_PER_KWH = 3.6e6

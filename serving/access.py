@@ -93,10 +93,14 @@ class Access:
     def terms(self, account: Account, headers: Headers, tags: list[str]) -> Terms:
         """Zones, class and limits of a request. Labels and headers can only narrow what the tenant may reach."""
         zones = account.zones
-        labels = tuple(dict.fromkeys([*_list(headers, b"x-baseload-labels"), *_list(headers, b"x-litellm-tags"), *tags]))
+        labels = tuple(
+            dict.fromkeys([*_list(headers, b"x-baseload-labels"), *_list(headers, b"x-litellm-tags"), *tags])
+        )
         for label in labels:
             if label not in self._labels:
-                raise ProtocolError(400, f"unknown label {label!r}: refused, since it may restrict data", "unknown_label")
+                raise ProtocolError(
+                    400, f"unknown label {label!r}: refused, since it may restrict data", "unknown_label"
+                )
             allowed = self._labels[label]
             if allowed is not None:
                 zones &= allowed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from scheduler.core.market import Decision, FixedCost, LedgerEntry, Outcome
+from scheduler.core.market import Decision, LedgerEntry, Outcome
 from scheduler.core.settlement import settle
+from scheduler.core.supply import FixedCost
 from serving import metrics
 from serving.ledger.errors import LedgerFull
 from serving.ledger.journal import Journal

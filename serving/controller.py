@@ -105,9 +105,7 @@ class Controller:
             )
         return states
 
-    def _guarded(
-        self, handler: Callable[[bytes], Any]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _guarded(self, handler: Callable[[bytes], Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def guarded(request: web.Request) -> web.Response:
             if not control.authorized(request.headers.get("authorization", ""), self._token):
                 return web.Response(status=401)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from scheduler.core.dispatch import Attempt, GiveUp, next_attempt
-from scheduler.core.market import Decision, Offer, Outcome, Policy, Quote, Status, Usage
+from scheduler.core.market import Decision, Outcome, Policy, Quote, Status
+from scheduler.core.supply import Offer, Usage
 from serving.accounting import Accountant
 from serving.gate.client import GateBounce, GateClient, Grant
 from serving.gate.wire import Enter
@@ -54,9 +55,7 @@ class Dispatch:
         A cancelled run (the client has gone) leaves a ``cancelled`` outcome behind.
         """
         while True:
-            step = next_attempt(
-                self.decision, self.outcomes, self._services.policy, self._services.view.retry_tokens
-            )
+            step = next_attempt(self.decision, self.outcomes, self._services.policy, self._services.view.retry_tokens)
             if isinstance(step, GiveUp):
                 return step
             outcome = await self._attempt(step)
@@ -83,7 +82,7 @@ class Dispatch:
                 if route.pool:
                     grant = await self._enter(route, quote, ticket, step.until_s - started_s)
                     base_url = grant.url
-                body = self._parsed.rewritten(route.upstream_model, {})
+                body = self._parsed.rewritten(route.upstream_model)
                 if self._parsed.stream:
                     self._be_patient(timeout, quote, started_s)
                 reply = await services.transports[route.transport].post(
@@ -102,7 +101,9 @@ class Dispatch:
             outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=begun)
             unreachable = not error.begun
         except asyncio.CancelledError:
-            outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None)
+            outcome = book.outcome(
+                "cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None
+            )
             raise
         finally:
             if reply is not None:
@@ -142,7 +143,7 @@ class Dispatch:
         )
         return await gate.enter(message)
 
-    async def _answer(self, reply: Reply, book: _Book, timeout: asyncio.Timeout, until_s: float) -> Outcome:
+    async def _answer(self, reply: Reply, book: _Book, limit: asyncio.Timeout, until_s: float) -> Outcome:
         if reply.status != 200:
             return await self._fault(reply, book)
         if not self._parsed.stream:
@@ -156,7 +157,7 @@ class Dispatch:
             if relayed:
                 if not self._responder.started:
                     book.first_byte()
-                    timeout.reschedule(asyncio.get_running_loop().time() + max(0.0, until_s - self._services.clock()))
+                    limit.reschedule(asyncio.get_running_loop().time() + max(0.0, until_s - self._services.clock()))
                     await self._responder.start_stream(self.decision, self.outcomes, book.offer)
                 await self._responder.relay(relayed)
             if reader.done:
@@ -176,7 +177,9 @@ class Dispatch:
             self.refusal = (reply.status, body)
             return book.outcome("refused", http_status=reply.status, error=f"HTTP {reply.status}")
         # The source's words may quote the prompt: the ledger gets the status alone.
-        return book.outcome("failed", http_status=reply.status, error=f"HTTP {reply.status}", retry_after_s=retry_after_s)
+        return book.outcome(
+            "failed", http_status=reply.status, error=f"HTTP {reply.status}", retry_after_s=retry_after_s
+        )
 
     def _usage_so_far(self) -> Usage:
         if self.reader is not None and self.reader.usage is not None:

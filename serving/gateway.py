@@ -21,7 +21,7 @@ from serving.ledger.errors import LedgerFull
 from serving.openapi import document
 from serving.protocol import ProtocolError
 from serving.refusals import refusal
-from serving.responder import Responder, Send, source_headers
+from serving.responder import Responder, Send, debug_headers, source_headers
 from serving.status import Status
 
 log = logging.getLogger("baseload.gateway")
@@ -40,7 +40,9 @@ Handler = Callable[[Scope, Receive, Responder], Awaitable[None]]
 class Gateway:
     """The application. ``services`` is what requests share; ``status`` answers health checks and metrics."""
 
-    def __init__(self, config: ClusterConfig, access: Access, reader: Reader, services: Services, status: Status) -> None:
+    def __init__(
+        self, config: ClusterConfig, access: Access, reader: Reader, services: Services, status: Status
+    ) -> None:
         self._bounds = config.policy.bounds
         self._access, self._reader, self._services, self._status = access, reader, services, status
         self._inflight = 0
@@ -106,12 +108,17 @@ class Gateway:
         if path == "/v1/explain":
             await responder.plain(200, explanation(decision, services.policy), [])
             return
-        responder.wants_usage = bool(intake.parsed.body.stream_options and intake.parsed.body.stream_options.include_usage)
+        responder.debug = headers.get(b"x-baseload-debug") == b"true"
+        responder.wants_usage = bool(
+            intake.parsed.body.stream_options and intake.parsed.body.stream_options.include_usage
+        )
         try:
             services.accountant.begin(decision, intake.asked, intake.labels, intake.parsed.stream)
         except LedgerFull as error:
             log.error("refusing: the ledger takes no records", extra={"error": str(error)})
-            raise ProtocolError(503, "the ledger cannot be written: nothing is served", "ledger", retry_after_s=5.0) from None
+            raise ProtocolError(
+                503, "the ledger cannot be written: nothing is served", "ledger", retry_after_s=5.0
+            ) from None
         dispatch = Dispatch(services, decision, intake.parsed, path, responder)
         await self._watched(dispatch, intake, scope, receive, responder)
 
@@ -120,7 +127,8 @@ class Gateway:
     ) -> None:
         """Run ``dispatch``; a client that goes away cancels it, and with it the work upstream."""
         task = asyncio.current_task()
-        assert task is not None
+        if task is None:
+            raise RuntimeError("an ASGI application runs inside a task")
         watch = Watch(task, scope, receive)
         try:
             give_up = await dispatch.run()
@@ -160,8 +168,12 @@ class Gateway:
             await responder.end_stream(dispatch.reader, entry)
             return
         offer = next(quote.offer for quote in dispatch.decision.merit_order if quote.offer.id == last.offer_id)
-        headers = source_headers(dispatch.decision, dispatch.outcomes, offer, entry.usd_avoidable, self._services.routes)
+        headers = source_headers(
+            dispatch.decision, dispatch.outcomes, offer, entry.usd_avoidable, self._services.routes
+        )
         overhead_ms = (entry.duration_s - (last.ended_s - last.started_s)) * 1000.0
+        if responder.debug:
+            headers += debug_headers(dispatch.decision, offer)
         headers.append((b"x-litellm-overhead-duration-ms", b"%.3f" % max(0.0, overhead_ms)))
         await responder.plain(200, dispatch.body, headers)
 
@@ -174,7 +186,9 @@ class Gateway:
 
     async def _models(self, scope: Scope, receive: Receive, responder: Responder) -> None:
         self._access.account(headers_of(scope), scope.get("client"))
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "baseload"} for name in sorted(self._reader.names)]
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "baseload"} for name in sorted(self._reader.names)
+        ]
         await responder.plain(200, msgspec.json.encode({"object": "list", "data": data}), [])
 
     async def _healthz(self, scope: Scope, receive: Receive, responder: Responder) -> None:

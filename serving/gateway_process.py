@@ -81,9 +81,7 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
         config.ledger.journal, gateway_id, segment_bytes_max=int(config.ledger.segment_mib_max * 2**20)
     ).open()
     accountant = Accountant(journal, board.price(config, started_s).fixed, gateway_id)
-    gates = {
-        pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools
-    }
+    gates = {pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools}
     sources = transports(table, config)
     services = Services(view, table, sources, gates, accountant, policy, now_s)
     reader = Reader(config, access, load_function(config.policy.triage), now_s)

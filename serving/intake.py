@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from scheduler.config import ClusterConfig
 from scheduler.config.cluster import AUTO
-from scheduler.core.market import Request, Usage
+from scheduler.core.market import Request
+from scheduler.core.supply import Usage
 from scheduler.ports import Features, Triage
 from serving.access import Access, Account, Headers
 from serving.protocol import Parsed, ProtocolError, parse
+
+log = logging.getLogger("baseload.gateway")
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 # Answer length assumed where the client sets no limit; only prices the quote, never cuts the answer.
 _OUTPUT_TOKENS_GUESS = 256
+_DIFFICULTY_UNKNOWN = 0.5
 
 
 class Intake(NamedTuple):
@@ -71,23 +76,23 @@ class Reader:
         body = parsed.body
         if body.model not in self.names:
             known = ", ".join(sorted(self.names))
-            raise ProtocolError(404, f"the model {body.model!r} does not exist (known: {known})", "model_not_found", "model")
+            raise ProtocolError(
+                404, f"the model {body.model!r} does not exist (known: {known})", "model_not_found", "model"
+            )
         limit = self._output_tokens_max
         for name, tokens in (("max_completion_tokens", body.max_completion_tokens), ("max_tokens", body.max_tokens)):
             if tokens is not None and tokens > limit:
                 raise ProtocolError(400, f"{name} {tokens} is above the limit of {limit}", "invalid_value", name)
         asked_tokens = parsed.output_tokens_asked
         terms = self._access.terms(account, headers, _tags(body.metadata))
-        difficulty = self._triage(
-            Features(parsed.text, parsed.input_tokens, parsed.turns, parsed.reasoning_effort, "tools" in parsed.needs)
-        )
+        difficulty = self._difficulty(parsed)
         output_tokens = 0
         if endpoint != "embeddings":
             output_tokens = min(asked_tokens or _OUTPUT_TOKENS_GUESS, _OUTPUT_TOKENS_GUESS) * (body.n or 1)
         now_s = self._clock()
         session = headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b""
         request = Request(
-            id=os.urandom(16).hex(),
+            id=f"{int(now_s * 1000):012x}{os.urandom(10).hex()}",  # ordered by time: kind to the ledger's index
             tenant=account.name,
             service_class=terms.service_class,
             models=self.names[body.model],
@@ -103,6 +108,18 @@ class Reader:
             output_tokens_asked=0 if endpoint == "embeddings" else asked_tokens or 1,
         )
         return Intake(request, parsed, body.model, terms.labels)
+
+    def _difficulty(self, parsed: Parsed) -> float:
+        """Triage; a site's own triage that fails must not stop requests, so they count as of medium difficulty."""
+        try:
+            return self._triage(
+                Features(
+                    parsed.text, parsed.input_tokens, parsed.turns, parsed.reasoning_effort, "tools" in parsed.needs
+                )
+            )
+        except Exception as error:  # an extension may raise anything; its message might quote the prompt
+            log.warning("triage has failed", extra={"error": type(error).__name__})
+            return _DIFFICULTY_UNKNOWN
 
 
 def _tags(metadata: dict[str, Any] | None) -> list[str]:

@@ -31,7 +31,10 @@ TPOT = _histogram(
     "gen_ai_server_time_per_output_token_seconds", "Seconds per output token after the first", _SOURCE, _SECONDS
 )
 OVERHEAD = _histogram(
-    "baseload_overhead_seconds", "Time in the gateway before the first attempt", (), (1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 0.02)
+    "baseload_overhead_seconds",
+    "Time in the gateway before the first attempt",
+    (),
+    (1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 0.02),
 )
 REQUESTS = Counter(
     "baseload_requests", "Requests by outcome", ("tenant", "service_class", "source", "status"), registry=REGISTRY
@@ -53,7 +56,9 @@ LEDGER_HEALTHY = Gauge("baseload_ledger_healthy", "1 while the journal takes rec
 
 
 @lru_cache(maxsize=4096)
-def source_children(asked: str, model: str, provider: str) -> tuple[Histogram, Histogram, Histogram, Histogram, Histogram]:
+def source_children(
+    asked: str, model: str, provider: str
+) -> tuple[Histogram, Histogram, Histogram, Histogram, Histogram]:
     """Children for one source: duration, TTFT, TPOT, input tokens, output tokens."""
     labels = (asked, model, provider)
     return (

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load(options.config)
         _run(options, config)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     except Exception:
         log.exception("%s has failed", options.role)

@@ -1,6 +1,6 @@
 """OpenAI's protocol as far as the gateway reads it: the few fields that decide, everything else passed through as bytes.
 
-    ProtocolError(status, message, code, param)      an OpenAI-shaped error; ``body()`` is what the client gets
+ProtocolError(status, message, code, param)      an OpenAI-shaped error; ``body()`` is what the client gets
 """
 
 from __future__ import annotations
@@ -131,15 +131,20 @@ class Parsed(Struct, frozen=True):
         """``max_completion_tokens`` or ``max_tokens``, whichever is given."""
         return self.body.max_completion_tokens or self.body.max_tokens
 
-    def rewritten(self, model: str, extra: dict[str, Any]) -> bytes:
+    def rewritten(self, model: str) -> bytes:
         """The body for a source: its own name of the model; on streams the usage event is always asked for."""
         fields = dict(self.fields)
         fields["model"] = Raw(_encode(model))
         if self.stream:
-            fields["stream_options"] = _WITH_USAGE
-        for name, value in extra.items():
-            fields[name] = Raw(_encode(value))
+            fields["stream_options"] = self._stream_options()
         return _encode(fields)
+
+    def _stream_options(self) -> Raw:
+        """The client's own options (some sources know more of them), with the usage event asked for."""
+        if self.body.stream_options is None:
+            return _WITH_USAGE
+        options: dict[str, Any] = msgspec.json.decode(self.fields["stream_options"])
+        return Raw(_encode({**options, "include_usage": True}))
 
 
 _WITH_USAGE = Raw(b'{"include_usage":true}')

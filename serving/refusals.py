@@ -31,7 +31,9 @@ def _unserved(decision: Decision, give_up: GiveUp, services: Services) -> Protoc
         if lacks:
             return ProtocolError(400, f"no source that may serve this offers it: {give_up.reason}", "unsupported")
         return ProtocolError(
-            400, f"the request is longer than every allowed model's context: {give_up.reason}", "context_length_exceeded"
+            400,
+            f"the request is longer than every allowed model's context: {give_up.reason}",
+            "context_length_exceeded",
         )
     if reasons and reasons <= {constraints.USD_MAX}:
         return ProtocolError(400, "every allowed source costs more than the request's limit", "cost_limit")

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from scheduler.core.market import Decision, LedgerEntry, Offer, Outcome
+from scheduler.core.market import Decision, LedgerEntry, Outcome
+from scheduler.core.supply import Offer
 from serving.protocol import ProtocolError, error_body
 from serving.routes import Route
 from serving.sse import DONE, StreamReader, error_event, usage_with_cost
@@ -43,6 +44,18 @@ def source_headers(
     return headers
 
 
+def debug_headers(decision: Decision, offer: Offer) -> RawHeaders:
+    """On ``x-baseload-debug: true``: the terms of the quote in USD, the merit order and the rejections by name."""
+    quote = next(quote for quote in decision.merit_order if quote.offer is offer)
+    order = {quote.offer.id: quote.usd for quote in decision.merit_order}
+    rejected = {rejection.offer_id: rejection.reason for rejection in decision.rejected}
+    return [
+        (b"x-baseload-terms", msgspec.json.encode(quote.terms)),
+        (b"x-baseload-merit-order", msgspec.json.encode(order)),
+        (b"x-baseload-rejected", msgspec.json.encode(rejected)),
+    ]
+
+
 def reason(decision: Decision, fallbacks: Sequence[Outcome], offer: Offer) -> str:
     """One clear sentence: why this source."""
     if fallbacks:
@@ -61,6 +74,7 @@ class Responder:
     def __init__(self, send: Send, routes: Mapping[str, Route]) -> None:
         self._send, self._routes = send, routes
         self.wants_usage = False
+        self.debug = False
         self.started = False
 
     async def plain(self, status: int, body: bytes, headers: RawHeaders) -> None:
@@ -73,7 +87,10 @@ class Responder:
     async def text(self, body: bytes) -> None:
         """Prometheus text."""
         self.started = True
-        headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        headers = [
+            (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+        ]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -99,6 +116,8 @@ class Responder:
         self.started = True
         usd = next(quote.usd_cash for quote in decision.merit_order if quote.offer is offer)
         headers = source_headers(decision, outcomes, offer, usd, self._routes)
+        if self.debug:
+            headers += debug_headers(decision, offer)
         headers += [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
@@ -114,7 +133,12 @@ class Responder:
         """The end that was held back: usage with the cost (if the client asked for usage), then [DONE]."""
         tail = DONE
         if self.wants_usage and reader.usage_event is not None:
-            about = {"source": entry.kind, "model": entry.model, "offer": entry.offer_id, "decision_id": entry.request_id}
+            about = {
+                "source": entry.kind,
+                "model": entry.model,
+                "offer": entry.offer_id,
+                "decision_id": entry.request_id,
+            }
             if self._routes[entry.offer_id].simulated:
                 about["simulated"] = "true"
             tail = usage_with_cost(reader.usage_event, entry.usd_avoidable, about) + tail

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler.core.market import Usage
+from scheduler.core.supply import Usage
 from serving.upstreams import UpstreamError
 
 _decode = msgspec.json.decode

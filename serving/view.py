@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import msgspec
 
-from scheduler.core.market import NO_LOAD, Load, Market, Offer, OfferLoad, Outcome, Policy
+from scheduler.core.market import NO_LOAD, Load, Market, OfferLoad, Outcome, Policy
+from scheduler.core.supply import Offer
 from serving.gate.wire import EngineStats
 
 EMPTY = Market(0, 0.0, ())
@@ -80,7 +81,12 @@ class View:
             starts.append(now_s)
             recent = sum(1 for start_s in starts if start_s > now_s - 60.0)
         self._offers[offer.id] = OfferLoad(
-            here.inflight + 1, here.new_since_snapshot + 1, recent, here.cooldown_until_s, here.failures, here.ttft_ratio
+            here.inflight + 1,
+            here.new_since_snapshot + 1,
+            recent,
+            here.cooldown_until_s,
+            here.failures,
+            here.ttft_ratio,
         )
         self._usd[tenant] = self._usd.get(tenant, 0.0) + usd
         self.retry_tokens = min(_RETRY_TOKENS_MAX, self.retry_tokens + self._retry_share_max)
@@ -103,7 +109,12 @@ class View:
         if outcome.ttft_s is not None and offer.kind == "api" and prefill_s > 0:
             ratio += _TTFT_WEIGHT * (min(outcome.ttft_s / prefill_s, 100.0) - ratio)
         self._offers[offer.id] = OfferLoad(
-            here.inflight - 1, here.new_since_snapshot, self._recent(offer, outcome.ended_s), cooldown_s, failures, ratio
+            here.inflight - 1,
+            here.new_since_snapshot,
+            self._recent(offer, outcome.ended_s),
+            cooldown_s,
+            failures,
+            ratio,
         )
 
     def _recent(self, offer: Offer, now_s: float) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from scheduler.core.market import Rate, Tier
+from scheduler.core.supply import Rate, Tier
 
 _FILE = "model_prices_and_context_window_backup.json"
 _TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")

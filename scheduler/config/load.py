@@ -11,6 +11,9 @@ from pydantic import ValidationError
 
 from scheduler.config.cluster import ClusterConfig
 
+_MERGE = "tag:yaml.org,2002:merge"
+# Where a secret may have been written by mistake: its value is never repeated in an error.
+_SECRET = frozenset({"keys", "key", "api_key", "sha256", "env", "litellm_params"})
 _BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -29,6 +32,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue  # `<<: *anchor`, resolved by SafeLoader; a key of the mapping itself wins over a merged one
         key = loader.construct_object(key_node)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
@@ -74,7 +79,7 @@ def _problems(error: ValidationError) -> list[str]:
         where = where or ("''" if item["loc"] else "")  # YAML allows an empty key
         if item["type"] == "extra_forbidden":
             message = "unknown field"
-        elif item["type"] not in ("missing", "value_error"):
+        elif item["type"] not in ("missing", "value_error") and _SECRET.isdisjoint(item["loc"]):
             message = f"{message} (got {str(item['input'])[:60]!r})"
         # A cross-reference failure carries its own paths, one per part.
         lines += message.split("; ") if not where else [f"{where}: {message}"]

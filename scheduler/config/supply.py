@@ -95,8 +95,8 @@ class VllmEngine(Model):
 
     kind: Literal["vllm"]
     path: str = Field(min_length=1)
-    args: dict[str, Any] = {}
-    env: dict[str, str] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
     gpus_per_replica: NonNegative = 0
     cpus_per_replica: NonNegative = 1
     adapters: tuple[Adapter, ...] = ()
@@ -205,7 +205,7 @@ class Provider(Model):
     models: tuple[ProviderModel, ...] = Field(min_length=1)
     limits: Limits = Limits()
     simulated: SimulatedSettings | None = None
-    litellm_params: dict[str, Any] = {}
+    litellm_params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _complete(self) -> Provider:

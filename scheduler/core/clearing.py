@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from scheduler.core.market import BidCurve, Capacity, Lease, Market, Offer, Policy
+from scheduler.core.market import Lease, Market, Policy
+from scheduler.core.supply import BidCurve, Capacity, Offer
 
 
 class Demand(NamedTuple):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler.core.market import NO_LOAD, Load, Offer, Request
+from scheduler.core.market import NO_LOAD, Load, Request
+from scheduler.core.supply import Offer
 
 Constraint = Callable[[Request, Offer, Load, float], str | None]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scheduler.core.market import NO_LOAD, Load, Offer, Policy, Request
+from scheduler.core.market import NO_LOAD, Load, Policy, Request
+from scheduler.core.supply import Offer
 
 Cost = Callable[[Request, Offer, Load, Policy], float]
 

@@ -10,7 +10,8 @@ from typing import Literal
 from scheduler.core import constraints
 from scheduler.core.constraints import CONSTRAINTS, Constraint
 from scheduler.core.costs import COSTS, Cost, cash
-from scheduler.core.market import Decision, Load, Market, Offer, Outcome, Policy, Quote, Rejection, Request
+from scheduler.core.market import Decision, Load, Market, Outcome, Policy, Quote, Rejection, Request
+from scheduler.core.supply import Offer
 
 _BY_USD = itemgetter(1)
 

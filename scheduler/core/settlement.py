@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from scheduler.core.market import Decision, FixedCost, LedgerEntry, Outcome, Usage
+from scheduler.core.market import Decision, LedgerEntry, Outcome
+from scheduler.core.supply import FixedCost, Usage
 
 
 def settle(decision: Decision, outcomes: Sequence[Outcome], fixed: Mapping[str, FixedCost]) -> LedgerEntry:

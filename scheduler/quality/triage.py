@@ -2,7 +2,7 @@
 
 A first, transparent rule; learned triage replaces it through the same function type. Explicit wishes of the client
 (``reasoning_effort``, OpenAI's parameter) always win over guesses. Plain set and substring look-ups: on the request
-path they cost about 10 microseconds for a thousand characters, a regular expression with the same words over 100.
+path they cost under 10 microseconds for a thousand characters, a regular expression with the same words over 100.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from scheduler.ports import Features
 _EFFORT = {"none": 0.0, "minimal": 0.05, "low": 0.15, "medium": 0.5, "high": 0.9, "xhigh": 1.0}
 
 _HARD_WORDS = frozenset(
-    "prove proof derive theorem refactor debug optimize optimise architect architecture design implement algorithm "
-    "tradeoff tradeoffs trade-off trade-offs analyze analyse analysis strategy essay".split()
+    b"prove proof derive theorem refactor debug optimize optimise architect architecture design implement algorithm "
+    b"tradeoff tradeoffs trade-off trade-offs analyze analyse analysis strategy essay".split()
 )
 _HARD_PHRASES = (
     "step by step",
@@ -24,14 +24,14 @@ _HARD_PHRASES = (
     "write a plan",
 )
 _EASY_WORDS = frozenset(
-    "classify classification label extract tag translate translation summarize summarise summary rewrite sentiment".split()
+    b"classify classification label extract tag translate translation summarize summarise summary rewrite sentiment".split()
 )
 _EASY_PHRASES = ("which category", "yes or no")
 _CODE = ("```", "def ", "class ", "#include", ";\n", "SELECT ")
 
 # Reading more than this of a prompt buys no better guess and would cost the request path milliseconds.
 _CHARS_READ = 2000
-_PUNCTUATION = str.maketrans({sign: " " for sign in ".,:;!?()[]{}\"'`*#<>/"})
+_LOWER_WORDS = bytes(c + 32 if 65 <= c <= 90 else c if 97 <= c <= 122 or c == 45 or c > 127 else 32 for c in range(256))
 
 
 def heuristic(features: Features) -> float:
@@ -41,7 +41,7 @@ def heuristic(features: Features) -> float:
         return effort
     text = features.text[:_CHARS_READ]
     lower = text.lower()
-    words = set(lower.translate(_PUNCTUATION).split())
+    words = set(text.encode("utf-8", "replace").translate(_LOWER_WORDS).split())
     difficulty = 0.25
     if not words.isdisjoint(_HARD_WORDS) or any(phrase in lower for phrase in _HARD_PHRASES):
         difficulty += 0.45

@@ -61,12 +61,16 @@ def _show(answer: dict[str, Any]) -> None:
         terms = [_usd(quote["terms"][name]) if name in quote["terms"] else "" for name in names]
         table.add_row(quote["offer"], quote["zone"], _usd(quote["usd"]), *terms)
     if answer["merit_order"]:
-        print("Merit order, cheapest expected cost first; tokens and energy are avoidable money, the rest is worth in USD.")
+        print(
+            "Merit order, cheapest expected cost first; tokens and energy are avoidable money, the rest is worth in USD."
+        )
         console.print(table)
     for rejection in answer["rejected"]:
         console.print(f"rejected: {rejection['offer']}: {rejection['reason']}", highlight=False)
     chosen, request = answer["decision"], answer["request"]
     if chosen["offer"]:
-        console.print(f"It would go to {chosen['offer']} (difficulty {request['difficulty']:.2f} of 1).", highlight=False)
+        console.print(
+            f"It would go to {chosen['offer']} (difficulty {request['difficulty']:.2f} of 1).", highlight=False
+        )
     else:
         console.print(f"It would not be served: {chosen['reason']}", highlight=False)

@@ -100,7 +100,10 @@ class GateClient:
                 if address is not None:
                     try:
                         async with session.ws_connect(
-                            f"{address}/gateway", heartbeat=10.0, compress=0, timeout=aiohttp.ClientWSTimeout(ws_close=1.0)
+                            f"{address}/gateway",
+                            heartbeat=10.0,
+                            compress=0,
+                            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
                         ) as socket:
                             pause_s = _RECONNECT_S_MIN
                             await self._talk(socket)

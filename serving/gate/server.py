@@ -16,12 +16,12 @@ from aiohttp import web
 
 from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool
-from scheduler.core.market import Usage
+from scheduler.core.supply import Usage
 from serving import control
 from serving.clock import now_s
 from serving.gate import engine_stats, wire
 from serving.gate.state import GateState, Messages
-from serving.gate.wire import Enter, EngineStats, GateReport, Hello, Leave, ReplicaInfo
+from serving.gate.wire import EngineStats, Enter, GateReport, Hello, Leave, ReplicaInfo
 
 log = logging.getLogger("baseload.gate")
 
@@ -74,7 +74,9 @@ class GateServer:
             await runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"pool": self._pool.name, "running": self.state.running, "waiting": self.state.waiting})
+        return web.json_response(
+            {"pool": self._pool.name, "running": self.state.running, "waiting": self.state.waiting}
+        )
 
     async def _gateway(self, request: web.Request) -> web.StreamResponse:
         if not control.authorized(request.headers.get("authorization", ""), self._token):
@@ -154,7 +156,9 @@ class GateServer:
                 demand_span_s=span_s,
                 engine=self.state.stats(),
             )
-            announced = await control.post(session, self._controller_url, "gates", report, self._token, list[ReplicaInfo])
+            announced = await control.post(
+                session, self._controller_url, "gates", report, self._token, list[ReplicaInfo]
+            )
             if announced is not None:
                 replicas = self._static | {replica.id: replica.url for replica in announced}
                 await self._send(self.state.set_replicas(replicas, now_s()))

@@ -38,7 +38,9 @@ class _Held:
 class GateState:
     """State of one pool's gate. ``now_s`` is any clock that does not go back."""
 
-    def __init__(self, slots_per_replica: int, waiting_max: int, service_s_guess: float, hold_s_max: float = 3600.0) -> None:
+    def __init__(
+        self, slots_per_replica: int, waiting_max: int, service_s_guess: float, hold_s_max: float = 3600.0
+    ) -> None:
         self._slots, self._waiting_max, self._hold_s_max = slots_per_replica, waiting_max, hold_s_max
         self.service_s_mean = service_s_guess
         self._engines: dict[str, _Engine] = {}
@@ -95,7 +97,13 @@ class GateState:
         if message.id in self._held or message.id in self._waiting:
             return []
         self._demand.append((now_s, message.usd_displaced, message.work_s))
-        ticket = Ticket(message.id, message.work_s, message.usd_displaced, now_s, now_s + min(message.start_within_s, self._hold_s_max))
+        ticket = Ticket(
+            message.id,
+            message.work_s,
+            message.usd_displaced,
+            now_s,
+            now_s + min(message.start_within_s, self._hold_s_max),
+        )
         if not self._surveyed and len(self._waiting) < self._waiting_max:
             # Just started: nobody knows yet which engines live, and a bounce would burst what the pool can take.
             self._waiting[ticket.id] = (ticket, owner)

@@ -34,6 +34,10 @@ _KEYS: dict[str, ColumnElement[Any]] = {
 _ROWS_PER_BATCH = 5_000
 
 
+# An export is one flat row per request; a whole decision, list by list, is what `baseload ledger show` is for.
+_EXPORTED = [column for column in requests.columns if column.name not in ("merit_order", "rejected", "attempts")]
+
+
 class Total(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over the requests of one key. ``key`` is a Unix second (as text) by hour, and "" where nothing served.
 
@@ -127,7 +131,7 @@ def export_requests(
     Streams ``rows_per_batch`` rows at a time. ``path`` appears complete or not at all (a temporary file beside it is
     renamed). Raises ``OSError`` for the file, ``StoreError`` for the database.
     """
-    query = select(requests).where(_within(since_s, until_s)).order_by(requests.c.at_s, requests.c.id)
+    query = select(*_EXPORTED).where(_within(since_s, until_s)).order_by(requests.c.at_s, requests.c.id)
     writer = _csv_writer if file_format == "csv" else _parquet_writer
     rows = 0
     with (
@@ -173,7 +177,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _csv_writer(path: Path) -> Iterator[WriteRows]:
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(requests.columns.keys())
+        lines.writerow([column.name for column in _EXPORTED])
 
         def write(rows: Sequence[RowMapping]) -> None:
             for row in rows:
@@ -187,9 +191,7 @@ def _parquet_writer(path: Path) -> Iterator[WriteRows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [pa.field(column.name, _arrow_type(column.type), column.nullable) for column in requests.columns]
-    )
+    schema = pa.schema([pa.field(column.name, _arrow_type(column.type), column.nullable) for column in _EXPORTED])
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
 
         def write(rows: Sequence[RowMapping]) -> None:

@@ -43,10 +43,6 @@ def _key(name: str) -> Column[Any]:
     return Column(name, String, primary_key=True)
 
 
-def _rank(name: str) -> Column[int]:
-    return Column(name, BigInteger, primary_key=True, autoincrement=False)
-
-
 OPEN = "open"  # begun, and its writer lives
 INTERRUPTED = "interrupted"  # its writer is gone (or said so itself): the estimate stands as usd_avoidable
 _IS_OPEN = text(f"status = '{OPEN}'")  # few rows are open at any time: a partial index stays small
@@ -76,6 +72,11 @@ requests = Table(
     _count("cached_tokens_estimate"),
     _count("output_tokens_estimate"),
     _number("usd_avoidable_estimate"),  # cash terms of the first quote
+    # Lists of records.QuoteLine (first: the offer that was asked first), RejectionLine and (from End) AttemptLine. In the
+    # row and not in tables of their own: read one request at a time, they would triple the work of loading.
+    Column("merit_order", JSON, nullable=False, server_default="[]"),
+    Column("rejected", JSON, nullable=False, server_default="[]"),
+    Column("attempts", JSON, nullable=False, server_default="[]"),
     # from End
     _maybe("ended_s"),
     _count("http_status"),
@@ -93,44 +94,6 @@ requests = Table(
     _maybe("duration_s"),
     Index("requests_at_s", "at_s"),
     Index("requests_open", "incarnation", sqlite_where=_IS_OPEN, postgresql_where=_IS_OPEN),
-)
-
-attempts = Table(
-    "attempts",
-    metadata,
-    _key("request_id"),
-    _rank("number"),  # from 0, in the order they were made
-    _text("offer_id"),
-    _text("status"),
-    _count("http_status"),
-    _text("error"),
-    _number("started_s"),
-    _maybe("ttft_s"),
-    _number("duration_s"),
-    _number("usd_avoidable"),
-    _count("input_tokens"),
-    _count("cached_tokens"),
-    _count("output_tokens"),
-)
-
-# The merit order: rank 0 is the offer that was asked first.
-quotes = Table(
-    "quotes",
-    metadata,
-    _key("request_id"),
-    _rank("rank"),
-    _text("offer_id"),
-    _number("usd"),
-    Column("terms", JSON, nullable=False),
-)
-
-rejections = Table(
-    "rejections",
-    metadata,
-    _key("request_id"),
-    _rank("rank"),
-    _text("offer_id"),
-    _text("reason"),
 )
 
 # How far each journal file is loaded; committed together with the rows it gave.

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import Connection, Engine, RowMapping, Select, Table, create_engine, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from serving.ledger.errors import StoreError
 from serving.ledger.loading import LoadReport, load_directory
-from serving.ledger.schema import attempts, metadata, quotes, rejections, requests, usd_committed
+from serving.ledger.records import AttemptLine, QuoteLine, RejectionLine
+from serving.ledger.schema import metadata, requests, usd_committed
 
 # Key of the advisory lock that PostgreSQL loaders take turns by; any number that nobody else uses would do.
 _ADVISORY_KEY = 0x62617365_6C6F6164  # "baseload"
@@ -43,7 +45,7 @@ class Store:
             self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if parsed.drivername == "sqlite" else "postgresql"
             self._file = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
             timeout: dict[str, Any] = {"timeout": _BUSY_S_MAX} if self.dialect == "sqlite" else {"connect_timeout": 10}
-            self.engine = create_engine(parsed, connect_args=timeout)
+            self.engine = create_engine(parsed, connect_args=timeout, json_serializer=_json)
         except (ArgumentError, NoSuchModuleError, ValueError) as error:
             raise StoreError(f"database URL {url.split('@')[-1]!r}: {error}") from error
         except ModuleNotFoundError as error:
@@ -89,17 +91,12 @@ class Store:
             if row is None:
                 return None
 
-            def details(table: Table, order: str) -> list[dict[str, Any]]:
-                query = select(table).where(table.c.request_id == request_id).order_by(table.c[order])
-                rows = connection.execute(query).mappings()
-                return [{key: value for key, value in line.items() if key != "request_id"} for line in rows]
-
-            return {
-                **row,
-                "merit_order": details(quotes, "rank"),
-                "rejected": details(rejections, "rank"),
-                "attempts": details(attempts, "number"),
+            kinds = {"merit_order": QuoteLine, "rejected": RejectionLine, "attempts": AttemptLine}
+            lists = {
+                name: [msgspec.structs.asdict(line) for line in msgspec.convert(row[name], list[kind])]  # type: ignore[valid-type]
+                for name, kind in kinds.items()
             }
+            return {**row, **lists}
 
     def stream(self, query: Select[Any], rows: int) -> Generator[Sequence[RowMapping]]:
         """Result of ``query`` in lists of up to ``rows`` rows, never more of it in memory."""
@@ -153,6 +150,10 @@ class Store:
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             raise StoreError(f"{self.name}: {' '.join(str(cause).split())}") from error
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _control_sqlite_transactions(engine: Engine) -> None:

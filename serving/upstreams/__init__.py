@@ -1,8 +1,8 @@
 """Sources that can be asked, behind one small interface.
 
-    Transport         ``post`` a body, get a ``Reply``
-    Reply             status, headers, ``read()`` for plain answers, ``chunks()`` for streams, ``close()``
-    UpstreamError     nothing (more) will come; ``begun`` is False where the source cannot have seen the request
+Transport         ``post`` a body, get a ``Reply``
+Reply             status, headers, ``read()`` for plain answers, ``chunks()`` for streams, ``close()``
+UpstreamError     nothing (more) will come; ``begun`` is False where the source cannot have seen the request
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import sys
 
 import openai
 import pytest
+
 from tests.e2e.stack import KEY, Stack
 
 EASY = [{"role": "user", "content": "classify: my parcel has not arrived"}]
@@ -102,7 +103,9 @@ def test_langchain_openai_works_unchanged(stack: Stack) -> None:
         f"print(''.join(c.content for c in chat.stream('{EASY[0]['content']}')))\n"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert [json.loads(line)["intent"] for line in output.stdout.splitlines() if line.startswith("{")] == ["delivery"] * 2
+    assert [json.loads(line)["intent"] for line in output.stdout.splitlines() if line.startswith("{")] == [
+        "delivery"
+    ] * 2
 
 
 def test_curl_works_as_the_readme_shows_it(stack: Stack) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 
 import aiohttp
+
 from tests.e2e.stack import Answer, Stack, ask, load
 
 

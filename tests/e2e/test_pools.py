@@ -15,6 +15,7 @@ import openai
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from tests.e2e.stack import KEY, ROOT, Stack, free_port, running, wait_until
 
 MODEL = ROOT / "serving" / "tiny_model"

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 from sqlalchemy import select
-from tests.e2e.stack import Answer, Stack, load, wait_until
 
 from serving.ledger.schema import requests
+from tests.e2e.stack import Answer, Stack, load, wait_until
 
 CLIENTS = 8
 

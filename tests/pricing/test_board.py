@@ -15,7 +15,7 @@ import pytest
 from pricing import board
 from pricing.feeds import litellm_map
 from scheduler.config import ClusterConfig
-from scheduler.core.market import Rate, Usage
+from scheduler.core.supply import Rate, Usage
 from tests.support.sites import provider, site
 
 NOW_S = 1_000.0

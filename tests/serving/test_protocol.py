@@ -60,7 +60,7 @@ def test_any_bytes_that_are_no_request_are_refused_with_a_400(endpoint: str, raw
 def test_the_rewrite_changes_the_model_and_the_usage_wish_and_nothing_else(extra: dict[str, Any], stream: bool) -> None:
     fields = extra | CHAT | {"stream": stream, "seed": 7}
     parsed = parse("chat", json.dumps(fields).encode())
-    sent = json.loads(parsed.rewritten("their-model", {}))
+    sent = json.loads(parsed.rewritten("their-model"))
     expected = fields | {"model": "their-model"} | ({"stream_options": {"include_usage": True}} if stream else {})
     assert sent == expected
 
@@ -68,7 +68,7 @@ def test_the_rewrite_changes_the_model_and_the_usage_wish_and_nothing_else(extra
 def test_numbers_and_unicode_of_fields_that_nobody_here_reads_pass_through_byte_by_byte() -> None:
     odd = b'"logit_bias":{"5":1.00},"x":"\\u00e9 \xc3\xa9","y":123456789012345678901234567890'
     raw = b'{"model":"m","messages":[{"role":"user","content":"h"}],' + odd + b"}"
-    assert odd in parse("chat", raw).rewritten("n", {})
+    assert odd in parse("chat", raw).rewritten("n")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.market import Usage
+from scheduler.core.supply import Usage
 from serving import sse
 from serving.sse import DONE, StreamReader, usage_of, usage_with_cost
 from serving.upstreams import UpstreamError

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core import constraints
-from scheduler.core.market import Capacity, Lease, Market, Offer, OfferLoad, Outcome, Policy, Usage
+from scheduler.core.market import Lease, Market, OfferLoad, Outcome, Policy
+from scheduler.core.supply import Capacity, Offer, Usage
 from serving.view import Published, View
 from tests.support.markets import NOW_S, api, offer, request
 

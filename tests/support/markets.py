@@ -7,24 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from scheduler.core.market import (
-    BidCurve,
-    Capacity,
-    FixedCost,
-    Lease,
-    Load,
-    Market,
-    Offer,
-    OfferLoad,
-    Policy,
-    Quality,
-    Rate,
-    Request,
-    ServiceClass,
-    ServiceCurve,
-    Tier,
-    Usage,
-)
+from scheduler.core.market import Lease, Load, Market, OfferLoad, Policy, Request, ServiceClass
+from scheduler.core.supply import BidCurve, Capacity, FixedCost, Offer, Quality, Rate, ServiceCurve, Tier, Usage
 
 NOW_S = 1_000.0
 ZONES = ("home", "cloud", "far")

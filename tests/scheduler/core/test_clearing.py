@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from scheduler.core.clearing import Demand, Observation, PoolObservation, bid_curve, clear, grant
-from scheduler.core.market import BidCurve, Lease, Market
+from scheduler.core.market import Lease, Market
+from scheduler.core.supply import BidCurve
 from tests.support.markets import NOW_S, POLICY, api, offer
 
 POOL = PoolObservation(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S)

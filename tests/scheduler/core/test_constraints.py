@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scheduler.core import constraints
-from scheduler.core.market import Load, OfferLoad, Usage
+from scheduler.core.market import Load, OfferLoad
+from scheduler.core.supply import Usage
 from tests.support.markets import NO_USE, NOW_S, offer, request
 
 

@@ -11,19 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core import costs
-from scheduler.core.market import (
-    BidCurve,
-    Capacity,
-    FixedCost,
-    Load,
-    OfferLoad,
-    Quality,
-    Rate,
-    ServiceClass,
-    ServiceCurve,
-    Tier,
-    Usage,
-)
+from scheduler.core.market import Load, OfferLoad, ServiceClass
+from scheduler.core.supply import BidCurve, Capacity, FixedCost, Quality, Rate, ServiceCurve, Tier, Usage
 from tests.support.markets import CURVE, NO_USE, NOW_S, POLICY, bid_curves, curves, offer, rates, request, usages
 
 FULL = Capacity(replicas=2, slots=20, running=20, waiting=3, service_s_mean=4.0, as_of_s=NOW_S)

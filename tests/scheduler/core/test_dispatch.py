@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from scheduler.core import constraints
 from scheduler.core.constraints import CONSTRAINTS
 from scheduler.core.dispatch import Attempt, GiveUp, decide, next_attempt
-from scheduler.core.market import (
-    Decision,
-    Lease,
-    Load,
-    Market,
-    Outcome,
-    Policy,
-    Quote,
-    Rate,
-    Request,
-    Usage,
-)
+from scheduler.core.market import Decision, Lease, Load, Market, Outcome, Policy, Quote, Request
+from scheduler.core.supply import Rate, Usage
 from tests.support.markets import (
     NO_USE,
     NOW_S,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.market import Decision, FixedCost, Outcome, Quote, Rate, Usage
+from scheduler.core.market import Decision, Outcome, Quote
 from scheduler.core.settlement import settle
+from scheduler.core.supply import FixedCost, Rate, Usage
 from tests.support.markets import CURVE, NOW_S, api, offer, rates, request, usages
 
 POOL = offer("pool/small", rate=Rate(1e-6, 0.0, 2e-6))

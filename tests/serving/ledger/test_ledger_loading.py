@@ -41,7 +41,7 @@ def test_begin_and_end_become_one_row_with_the_whole_decision(
     assert (decision["output_tokens_estimate"], decision["output_tokens"]) == (260, 301)
     assert [quote["offer_id"] for quote in decision["merit_order"]] == ["pool-a", "spot-b", "provider-c"]
     assert decision["merit_order"][0]["terms"] == {"energy": 0.000021, "scarcity": 0.00003, "waiting": 0.00001}
-    assert decision["rejected"] == [{"rank": 0, "offer_id": "provider-d", "reason": "zone"}]
+    assert decision["rejected"] == [{"offer_id": "provider-d", "reason": "zone"}]
     assert [attempt["ttft_s"] for attempt in decision["attempts"]] == [0.21]
     json.dumps(decision)
 

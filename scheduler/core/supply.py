@@ -1,0 +1,187 @@
+"""The supply side of the market: what an offer is, what it costs and how fast it serves.
+
+Units: USD, seconds, tokens; instants are Unix seconds. Two costs are never mixed: ``Rate`` is avoidable (what this request
+adds to a bill), ``FixedCost`` is already spent. ``decide`` reads rates only; a ``FixedCost`` reaches it as a labelled floor
+or not at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Kind = Literal["base", "spot", "api"]
+
+
+class Usage(NamedTuple):
+    """Tokens of one request, estimated or actual; ``cached_tokens`` are part of ``input_tokens``."""
+
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class Tier(NamedTuple):
+    """Prices that replace the base ones when the whole input is longer than ``input_tokens_above``."""
+
+    input_tokens_above: int
+    usd_per_input: float
+    usd_per_cached: float
+    usd_per_output: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Avoidable price in USD per token and per request; ``tiers`` ascend by ``input_tokens_above``."""
+
+    usd_per_input: float
+    usd_per_cached: float
+    usd_per_output: float
+    usd_per_request: float = 0.0
+    tiers: tuple[Tier, ...] = ()
+
+    def usd(self, usage: Usage) -> float:
+        """USD for ``usage``: cached tokens at the cached price, the rest of the input at the input price."""
+        input_tokens, cached_tokens, output_tokens = usage
+        usd_input, usd_cached, usd_output = self.usd_per_input, self.usd_per_cached, self.usd_per_output
+        for tier in self.tiers:
+            if input_tokens > tier.input_tokens_above:
+                _, usd_input, usd_cached, usd_output = tier
+        return (
+            self.usd_per_request
+            + (input_tokens - cached_tokens) * usd_input
+            + cached_tokens * usd_cached
+            + output_tokens * usd_output
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FixedCost:
+    """Amortized cost of one replica; ``basis`` says how it was made. Never an input of ``decide``."""
+
+    usd_per_hour: float
+    utilization_standard: float
+    basis: str
+
+    def usd(self, work_s: float) -> float:
+        """Share of ``work_s`` replica-seconds, at the standard utilization (not the one of the moment)."""
+        return work_s * self.usd_per_hour / 3600.0 / self.utilization_standard
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCurve:
+    """How fast one replica (or a provider) serves: ITL(B) = itl_base_s + itl_per_seq_s * B for B running sequences."""
+
+    prefill_tokens_per_s: float
+    itl_base_s: float
+    itl_per_seq_s: float
+    seqs_max: int
+    ttft_base_s: float = 0.0
+    kv_tokens: int = 0
+
+    def itl_s(self, running: float) -> float:
+        """Seconds between two tokens of one sequence while ``running`` sequences share the replica."""
+        return self.itl_base_s + self.itl_per_seq_s * running
+
+    def prefill_s(self, usage: Usage) -> float:
+        """Seconds from start to first token for the uncached part of the prompt."""
+        return self.ttft_base_s + (usage.input_tokens - usage.cached_tokens) / self.prefill_tokens_per_s
+
+    def service_s(self, usage: Usage, running: float) -> float:
+        """Seconds a sequence occupies its slot among ``running`` others."""
+        return self.prefill_s(usage) + usage.output_tokens * self.itl_s(running)
+
+    def work_s(self, usage: Usage) -> float:
+        """Replica-seconds a request takes away from the others: compute, or its share of the slots if they bind.
+
+        Compute is prefill plus the slope of the ITL (economics: ``w = input/prefill + b * output``); with ``seqs_max``
+        slots a full replica completes one request each ``service_s / seqs_max``.
+        """
+        compute_s = (usage.input_tokens - usage.cached_tokens) / self.prefill_tokens_per_s
+        compute_s += usage.output_tokens * self.itl_per_seq_s
+        slot_s = self.service_s(usage, self.seqs_max) / self.seqs_max
+        return compute_s if compute_s > slot_s else slot_s
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Probability of an answer that is good enough, at difficulty 0, 0.5 and 1; linear in between."""
+
+    low: float
+    medium: float
+    high: float
+
+    def at(self, difficulty: float) -> float:
+        """Probability at ``difficulty`` in [0, 1]."""
+        if difficulty <= 0.5:
+            return self.low + (self.medium - self.low) * 2.0 * difficulty
+        return self.medium + (self.high - self.medium) * (2.0 * difficulty - 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BidCurve:
+    """V(x): USD that the pool's remaining time is worth when a new request would wait ``x`` seconds.
+
+    Piecewise linear over ``wait_s`` (ascending); V falls as the backlog grows.
+    """
+
+    wait_s: tuple[float, ...]
+    usd: tuple[float, ...]
+
+    def at(self, x_s: float) -> float:
+        """V at ``x_s``, flat beyond both ends (bisection: a tenth of numpy's cost for one point)."""
+        wait_s, usd = self.wait_s, self.usd
+        if x_s <= wait_s[0]:
+            return usd[0]
+        if x_s >= wait_s[-1]:
+            return usd[-1]
+        i = bisect_right(wait_s, x_s)
+        return usd[i - 1] + (usd[i] - usd[i - 1]) * (x_s - wait_s[i - 1]) / (wait_s[i] - wait_s[i - 1])
+
+    def price_usd(self, wait_s: float, added_s: float) -> float:
+        """Value of the time a request takes away: V(x) - V(x + added)."""
+        usd = self.at(wait_s) - self.at(wait_s + added_s)
+        return usd if usd > 0.0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """State of a limited pool at ``as_of_s``, summed over its replicas; ``bid`` is None while nothing is scarce."""
+
+    replicas: int
+    slots: int
+    running: int
+    waiting: int
+    service_s_mean: float
+    as_of_s: float
+    bid: BidCurve | None = None
+
+    def wait_s(self, added: int = 0) -> float:
+        """Predicted wait for a slot of a request that comes behind ``added`` others unknown to this snapshot."""
+        ahead = self.running + self.waiting + added + 1 - self.slots
+        if ahead <= 0 or self.slots <= 0:
+            return 0.0
+        return ahead * self.service_s_mean / self.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Something that can serve tokens: a pool (``base``), rented capacity (``spot``) or a provider's model (``api``)."""
+
+    id: str
+    kind: Kind
+    model: str
+    zone: str
+    rate: Rate
+    curve: ServiceCurve
+    quality: Quality
+    abilities: frozenset[str]
+    context_tokens: int
+    as_of_s: float
+    expires_s: float
+    capacity: Capacity | None = None
+    healthy: bool = True
+    floor: FixedCost | None = None  # set only by policy.local_floor: amortized; shown as its own term
+    inflight_max: int = 0  # 0: no limit of the provider is known
+    requests_per_min_max: int = 0
