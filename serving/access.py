@@ -57,6 +57,12 @@ class Access:
         self._labels = {label.name: None if label.zones == "any" else frozenset(label.zones) for label in config.labels}
         self._total_s_max = config.policy.bounds.total_s_max
         specs = {spec.name: spec for spec in config.service_classes}
+        self._service_classes = {
+            spec.name: ServiceClass(
+                spec.name, spec.ttft_s_max, spec.usd_per_ttft_miss, spec.usd_per_s_waiting, spec.usd_per_wrong_answer
+            )
+            for spec in config.service_classes
+        }
         self._keys: dict[str, tuple[Account, bool]] = {}
         self.accounts: dict[str, Account] = {}
         for tenant in config.tenants:
@@ -110,9 +116,7 @@ class Access:
                 raise ProtocolError(400, f"unknown zone {sorted(unknown)[0]!r} in x-baseload-zones", "unknown_zone")
             zones &= wanted
         spec = self._class(account, headers)
-        service_class = ServiceClass(
-            spec.name, spec.ttft_s_max, spec.usd_per_ttft_miss, spec.usd_per_s_waiting, spec.usd_per_wrong_answer
-        )
+        service_class = self._service_classes[spec.name]
         if b"x-llm-d-slo-ttft-ms" in headers:
             ttft_s = _number(headers, b"x-llm-d-slo-ttft-ms") / 1000.0
             service_class = replace(service_class, ttft_s_max=ttft_s)

@@ -23,7 +23,8 @@ from serving.ledger.store import Store
 
 log = logging.getLogger("baseload.ledger")
 
-_EVERY_S = 1.0
+# Each load ends in a sync of the database, and for its time appends to journals on the same disk may wait.
+_EVERY_S = 5.0
 _NICE = 19
 # Summing a window reads all of its rows: it may take this share of the time, but for a writer's end, which is summed at once.
 _SUM_SHARE = 0.02
@@ -31,7 +32,7 @@ _SUM_EVERY_S = 2.0
 
 
 async def run(config: ClusterConfig) -> None:
-    """Load and report about once a second until cancelled."""
+    """Load and report every few seconds until cancelled."""
     os.nice(_NICE)
     token, base = control.token(), control.url(config)
     loader: Loader | None = None
