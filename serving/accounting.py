@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from scheduler.core.market import Decision, LedgerEntry, Outcome
 from scheduler.core.settlement import settle
@@ -23,11 +24,20 @@ _STATUS: dict[str, EndStatus] = {
 }
 
 
-class Accountant:
-    """Writes the two records of every request and counts it. ``fixed`` is by offer id."""
+def _at_once(call: Callable[..., None], *arguments: Any) -> None:
+    call(*arguments)
 
-    def __init__(self, journal: Journal, fixed: Mapping[str, FixedCost], writer: str) -> None:
-        self._journal, self.fixed, self._writer = journal, fixed, writer
+
+class Accountant:
+    """Writes the two records of every request and counts it. ``fixed`` is by offer id.
+
+    ``defer`` runs a call a little later (the event loop's ``call_soon``): nobody's answer has to wait for the counting.
+    """
+
+    def __init__(
+        self, journal: Journal, fixed: Mapping[str, FixedCost], writer: str, defer: Callable[..., Any] = _at_once
+    ) -> None:
+        self._journal, self.fixed, self._writer, self._defer = journal, fixed, writer, defer
 
     @property
     def healthy(self) -> bool:
@@ -91,7 +101,7 @@ class Accountant:
         except LedgerFull as error:
             # The answer exists and is paid for: it is delivered, and the loss is said aloud. New requests are refused.
             log.critical("a ledger row was lost", extra={"request": request.id, "error": str(error)})
-        self._count(decision, outcomes, entry, asked, record.status)
+        self._defer(self._count, decision, outcomes, entry, asked, record.status)
         return entry
 
     def _count(

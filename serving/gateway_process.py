@@ -80,14 +80,14 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     journal = Journal(
         config.ledger.journal, gateway_id, segment_bytes_max=int(config.ledger.segment_mib_max * 2**20)
     ).open()
-    accountant = Accountant(journal, board.price(config, started_s).fixed, gateway_id)
+    loop = asyncio.get_running_loop()
+    accountant = Accountant(journal, board.price(config, started_s).fixed, gateway_id, loop.call_soon)
     gates = {pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools}
     sources = transports(table, config)
     services = Services(view, table, sources, gates, accountant, policy, now_s)
     reader = Reader(config, access, load_function(config.policy.triage), now_s)
     app = Gateway(config, access, reader, services, Status(view, accountant))
     server = asgi.server(app, config.policy.bounds)
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
     follower = loop.create_task(follow_market(view, config, gateway_id, started_s, token))
