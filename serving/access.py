@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.config import ClusterConfig
-from scheduler.config.demand import Budget, ServiceClassSpec
+from scheduler.config.demand import DEMO_KEY_SHA256, Budget, ServiceClassSpec
 from scheduler.core.market import ServiceClass
 from serving.protocol import ProtocolError
 
@@ -77,7 +77,16 @@ class Access:
             for key in tenant.keys:
                 digest = key.digest()
                 if digest is not None:
+                    self._check_key(tenant.name, digest, key.loopback_only)
                     self._keys[digest] = (account, key.loopback_only)
+
+    def _check_key(self, tenant: str, digest: str, loopback_only: bool) -> None:
+        """What cluster.yaml cannot see: keys from the environment. Raises ValueError."""
+        other = self._keys.get(digest)
+        if other is not None and other[0].name != tenant:
+            raise ValueError(f"tenant {tenant}: its key also opens tenant {other[0].name}")
+        if digest == DEMO_KEY_SHA256 and not loopback_only:
+            raise ValueError(f"tenant {tenant}: the public key local-demo needs loopback_only: true")
 
     def account(self, headers: Headers, client: tuple[str, int] | None) -> Account:
         """The tenant whose key the request carries (``Authorization: Bearer`` or ``x-api-key``), else 401."""

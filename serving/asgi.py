@@ -35,10 +35,11 @@ class OnDisconnect:
     The portable way is a task that waits in ``receive``; at a tenth of a millisecond per request it is too dear here.
     """
 
-    __slots__ = ("call",)
+    __slots__ = ("abort", "call")
 
-    def __init__(self) -> None:
+    def __init__(self, abort: Callable[[], object]) -> None:
         self.call: Callable[[], object] | None = None
+        self.abort = abort  # ends the connection at once, whatever is still unsent
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -118,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = len(self.url) + sum(len(name) + len(value) + _HEADER_BYTES for name, value in self.headers)
         if self._head_bytes > _HEAD_BYTES_MAX:
             raise ValueError("head too large")  # ends in send_400_response
-        self.scope["extensions"] = {DISCONNECT: OnDisconnect()}  # type: ignore[dict-item]
+        self.scope["extensions"] = {DISCONNECT: OnDisconnect(self.transport.abort)}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -179,7 +180,7 @@ def server(app: Any, bounds: RequestBounds, drain_s: float = 10.0) -> Server:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; several gateways may share one address (SO_REUSEPORT). Raises OSError naming the address."""
+    """A bound socket; a port of a server that has just ended can be taken at once. Raises OSError naming the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

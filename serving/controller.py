@@ -49,7 +49,7 @@ class Controller:
         self._budgets = BudgetBook(budgets, config.policy.lease_ttl_s, now_s())
         if fresh_start:
             self._budgets.opens_at_once()
-        self._spent: dict[tuple[str, str], float] = {}
+        self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing is granted before
         for offer_id, reason in self._board.unpriced.items():
             log.warning("no offer without a price", extra={"offer": offer_id, "reason": reason})
 
@@ -80,7 +80,7 @@ class Controller:
     def clear_once(self) -> None:
         """One clearing, from what has been heard so far."""
         now = now_s()
-        if now - self._priced_s > _REPRICE_S:
+        if now - self._priced_s > min(_REPRICE_S, self._config.policy.price_ttl_s / 3.0):
             self._board, self._priced_s = board.price(self._config, now), now
         observation = Observation(now, self._board.offers, self._pool_states(now), {}, _GATE_TTL_S)
         self.market = clear(self.market, observation, self._policy)
@@ -120,7 +120,9 @@ class Controller:
     def _market(self, body: bytes) -> Published:
         asked = msgspec.json.decode(body, type=MarketRequest)
         now = now_s()
-        leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
+        leases = {}
+        if self._spent is not None:
+            leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         return Published(Market(market.version, market.as_of_s, market.offers, leases), gates, self._engines(now))
@@ -144,7 +146,9 @@ class Controller:
 
     def _spending(self, body: bytes) -> dict[str, float]:
         """The ledger's loader says what was spent; the answer is from when it shall sum, by tenant."""
-        self._spent = {(s.tenant, s.writer): s.usd for s in msgspec.json.decode(body, type=list[Spent])}
+        spent = msgspec.json.decode(body, type=list[Spent] | None)
+        if spent is not None:
+            self._spent = {(s.tenant, s.writer): s.usd for s in spent}
         return self._budgets.window_starts(now_s())
 
     async def _health(self, request: web.Request) -> web.Response:

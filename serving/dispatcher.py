@@ -69,11 +69,12 @@ class Dispatch:
         started_s = services.clock()
         self.reader = None  # what an earlier attempt streamed is not this one's
         book = _Book(offer, started_s, services.clock)
-        services.view.begin(offer, request.tenant, quote.usd_cash)
+        usd_reserved = max(quote.usd_cash, quote.usd_most)
+        services.view.begin(offer, request.tenant, usd_reserved)
         grant: Grant | None = None
         reply: Reply | None = None
         outcome: Outcome | None = None
-        unreachable = False
+        unreachable = asked = False
         # Of this attempt, not of the request: a late answer to an earlier attempt must find nobody.
         ticket = f"{request.id}-{len(self.outcomes)}"
         try:
@@ -85,6 +86,7 @@ class Dispatch:
                 body = self._parsed.rewritten(route.upstream_model)
                 if self._parsed.stream:
                     self._be_patient(timeout, quote, started_s)
+                asked = True
                 reply = await services.transports[route.transport].post(
                     base_url, self._path, body, route, step.until_s - services.clock()
                 )
@@ -93,17 +95,14 @@ class Dispatch:
             outcome = book.outcome("bounced", error=bounce.reason, retry_after_s=bounce.retry_after_s)
         except TimeoutError:
             status: Status = "interrupted" if self._responder.started else "timeout"
-            outcome = book.outcome(status, self._usage_so_far(), error="no answer in time", begun=True)
+            outcome = book.outcome(status, self._usage_so_far(), error="no answer in time", begun=asked)
         except UpstreamError as error:
             status = "interrupted" if self._responder.started else "failed"
-            # A source that has said 200 may bill what it began, whether or not anything of it reached the client.
-            begun = reply is not None and reply.status == 200
-            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=begun)
+            # A source that has seen the request may bill it, whether or not anything of it reached the client.
+            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=asked and error.begun)
             unreachable = not error.begun
         except asyncio.CancelledError:
-            outcome = book.outcome(
-                "cancelled", self._usage_so_far(), error="the client went away", begun=reply is not None
-            )
+            outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=asked)
             raise
         finally:
             if reply is not None:
@@ -112,7 +111,7 @@ class Dispatch:
                 outcome = book.outcome("failed", error="internal error", begun=True)
             # Recorded before anything is awaited: a client that goes away now must not take the bill with it.
             self.outcomes.append(outcome)
-            services.view.end(offer, request.tenant, quote.usd_cash, outcome, offer.curve.prefill_s(request.usage))
+            services.view.end(offer, request.tenant, usd_reserved, outcome, offer.curve.prefill_s(request.usage))
             if grant is not None:
                 await services.gates[route.pool].leave(ticket, unreachable)
         return outcome
@@ -185,8 +184,9 @@ class Dispatch:
         if self.reader is not None and self.reader.usage is not None:
             return self.reader.usage
         estimate = self.decision.request.usage
-        events = self.reader.events if self.reader is not None else 0
-        return Usage(estimate.input_tokens, 0, events)
+        if self.reader is None:
+            return estimate  # a plain answer comes whole or not at all, and the work behind it is billed
+        return Usage(estimate.input_tokens, 0, self.reader.events)
 
     def _estimate(self, body_bytes: int) -> Usage:
         return Usage(self.decision.request.usage.input_tokens, 0, body_bytes // BYTES_PER_TOKEN)

@@ -108,6 +108,8 @@ class Gateway:
         if path == "/v1/explain":
             await responder.plain(200, explanation(decision, services.policy), [])
             return
+        extension = (scope.get("extensions") or {}).get(DISCONNECT)
+        responder.abort = extension.abort if extension is not None else None
         responder.debug = headers.get(b"x-baseload-debug") == b"true"
         responder.wants_usage = bool(
             intake.parsed.body.stream_options and intake.parsed.body.stream_options.include_usage

@@ -9,6 +9,8 @@ import logging
 import os
 import secrets
 import signal
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,7 +57,22 @@ def transports(table: dict[str, Route], config: ClusterConfig) -> dict[str, Tran
     return result
 
 
-async def follow_market(view: View, config: ClusterConfig, gateway: str, started_s: float, token: str) -> None:
+def only_ours(published: Published, table: Mapping[str, Route]) -> Published:
+    """The market without offers whose zone or address this gateway does not know the same way.
+
+    While a changed cluster.yaml is rolled out the controller may already speak of another place than this process.
+    """
+    offers = tuple(
+        offer for offer in published.market.offers if offer.id in table and table[offer.id].zone == offer.zone
+    )
+    if len(offers) == len(published.market.offers):
+        return published
+    return Published(replace(published.market, offers=offers), published.gates, published.engines)
+
+
+async def follow_market(
+    view: View, table: Mapping[str, Route], config: ClusterConfig, gateway: str, started_s: float, token: str
+) -> None:
     """Ask the controller for the market, for ever; while it is away, the last market stands."""
     base = control.url(config)
     async with aiohttp.ClientSession() as session:
@@ -63,7 +80,7 @@ async def follow_market(view: View, config: ClusterConfig, gateway: str, started
             request = MarketRequest(gateway, started_s, view.spent_usd(), view.held_usd())
             published = await control.post(session, base, "market", request, token, Published)
             if published is not None:
-                view.publish(published)
+                view.publish(only_ours(published, table))
             await asyncio.sleep(_MARKET_S if view.market.version else 0.05)
 
 
@@ -86,11 +103,12 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     sources = transports(table, config)
     services = Services(view, table, sources, gates, accountant, policy, now_s)
     reader = Reader(config, access, load_function(config.policy.triage), now_s)
-    app = Gateway(config, access, reader, services, Status(view, accountant))
+    budgeted = frozenset(tenant.name for tenant in config.tenants if tenant.budget is not None)
+    app = Gateway(config, access, reader, services, Status(view, accountant, budgeted))
     server = asgi.server(app, config.policy.bounds)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
-    follower = loop.create_task(follow_market(view, config, gateway_id, started_s, token))
+    follower = loop.create_task(follow_market(view, table, config, gateway_id, started_s, token))
     for gate in gates.values():
         gate.start()
     _calm_garbage_collector()

@@ -86,9 +86,10 @@ class Reader:
         asked_tokens = parsed.output_tokens_asked
         terms = self._access.terms(account, headers, _tags(body.metadata))
         difficulty = self._difficulty(parsed)
-        output_tokens = 0
+        output_tokens = output_tokens_max = 0
         if endpoint != "embeddings":
-            output_tokens = min(asked_tokens or _OUTPUT_TOKENS_GUESS, _OUTPUT_TOKENS_GUESS) * (body.n or 1)
+            output_tokens_max = (asked_tokens or _OUTPUT_TOKENS_GUESS) * parsed.choices
+            output_tokens = min(output_tokens_max, _OUTPUT_TOKENS_GUESS * parsed.choices)
         now_s = self._clock()
         session = headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b""
         request = Request(
@@ -105,6 +106,7 @@ class Reader:
             arrived_s=now_s,
             session=session[:128].decode("latin-1"),
             budgeted=account.budget is not None,
+            output_tokens_max=output_tokens_max,
             output_tokens_asked=0 if endpoint == "embeddings" else asked_tokens or 1,
         )
         return Intake(request, parsed, body.model, terms.labels)

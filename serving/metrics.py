@@ -1,4 +1,4 @@
-"""Every metric, declared once. Names follow OpenTelemetry's gen_ai conventions and OpenCost's; see README.
+"""Every metric, declared once. Names follow OpenTelemetry's gen_ai conventions where they have one.
 
 Never labelled by session or request id. Children are cached, since looking one up costs more than counting.
 """

@@ -40,7 +40,11 @@ _CHAT: Json = {
     "logprobs": {"type": ["boolean", "null"]},
     "reasoning_effort": {"type": ["string", "null"]},
 }
-_COMPLETION: Json = {"prompt": _TEXT_OR_TOKENS, "logprobs": {"type": ["integer", "null"]}}
+_COMPLETION: Json = {
+    "prompt": _TEXT_OR_TOKENS,
+    "best_of": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
+    "logprobs": {"type": ["integer", "null"]},
+}
 _EMBEDDING: Json = {"input": _TEXT_OR_TOKENS, "stream": {"enum": [False, None]}}
 _ERROR: Json = {
     "type": "object",

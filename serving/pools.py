@@ -76,7 +76,13 @@ class VllmReplica:
 
         listener = listen(self._settings.host, 0)
         url = f"http://{self._settings.host}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off", timeout_keep_alive=5)
+        config = uvicorn.Config(
+            guarded(app, self._settings.token),
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+            timeout_keep_alive=5,
+        )
         self._server = Server(config)
         self._tasks.append(asyncio.create_task(self._server.serve(sockets=[listener])))
         self._tasks.append(asyncio.create_task(self._announce(url)))
@@ -112,6 +118,24 @@ class VllmReplica:
         await self._stack.aclose()
 
 
+def guarded(app: Any, token: str) -> Any:
+    """``app`` for holders of the token only; vLLM's own ``--api-key`` leaves ``/invocations`` and others open."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        header = dict(scope.get("headers") or ()).get(b"authorization", b"").decode("latin-1")
+        if scope["type"] == "http" and scope["path"] not in ("/health", "/metrics"):
+            if not control.authorized(header, token):
+                await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+                return
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await app(scope, receive, send)
+
+    return call
+
+
 def cli_args(settings: ReplicaSettings) -> list[str]:
     """Engine settings as the arguments of ``vllm serve``, so that every engine argument has vLLM's own meaning.
 
@@ -134,7 +158,8 @@ def cli_args(settings: ReplicaSettings) -> list[str]:
     return args
 
 
-def environment(env: dict[str, str]) -> dict[str, str]:
-    """Variables of a replica's process; cluster.yaml may override each."""
+def environment(env: dict[str, str], air_gapped: bool = False) -> dict[str, str]:
+    """Variables of a replica's process; cluster.yaml may override each, but not that an air-gapped site asks no hub."""
     threads = os.environ.get("OMP_NUM_THREADS", "1")
-    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": threads} | env
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if air_gapped else {}
+    return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": threads} | env | offline

@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     die_with_parent()
     try:
         config = load(options.config)
+        if control.TOKEN_ENV not in os.environ and not config.controller.host.startswith("127."):
+            raise ValueError(f"set {control.TOKEN_ENV} to one value for all processes of this site")
         _run(options, config)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")

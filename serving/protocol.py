@@ -100,6 +100,7 @@ class ChatBody(Body):
 class CompletionBody(Body):
     """``POST /v1/completions``."""
 
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
     prompt: str | list[str | int | list[int]] = ""
     logprobs: int | None = None
 
@@ -120,6 +121,7 @@ class Parsed(Struct, frozen=True):
     turns: int
     input_tokens: int
     reasoning_effort: str
+    choices: int = 1
 
     @property
     def stream(self) -> bool:
@@ -183,7 +185,9 @@ def parse(endpoint: str, raw: bytes) -> Parsed:
     text = value if isinstance(value, str) else value[-1] if isinstance(value[-1], str) else ""
     needs = frozenset({endpoint, "logprobs"} if getattr(body, "logprobs", None) else {endpoint})
     tokens = len(value) if isinstance(value[0], int) else max(1, len(bytes(fields[required])) // BYTES_PER_TOKEN)
-    return Parsed(body, fields, needs, text, 1, tokens, "")
+    prompts = len(value) if isinstance(value, list) and not isinstance(value[0], int) else 1
+    choices = prompts * max(body.n or 1, getattr(body, "best_of", None) or 1)
+    return Parsed(body, fields, needs, text, 1, tokens, "", choices)
 
 
 def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
@@ -209,7 +213,9 @@ def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
                     needs.add("audio")
     size = len(bytes(fields["messages"])) + (len(bytes(fields["tools"])) if body.tools else 0)
     tokens = max(1, size // BYTES_PER_TOKEN)
-    return Parsed(body, fields, frozenset(needs), text, len(body.messages), tokens, body.reasoning_effort or "")
+    return Parsed(
+        body, fields, frozenset(needs), text, len(body.messages), tokens, body.reasoning_effort or "", body.n or 1
+    )
 
 
 def _param(message: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from serving.sse import DONE, StreamReader, error_event, usage_with_cost
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
+_LAST_WORD_S = 10.0
 _JSON = (b"content-type", b"application/json")
 
 
@@ -75,6 +77,7 @@ class Responder:
         self._send, self._routes = send, routes
         self.wants_usage = False
         self.debug = False
+        self.abort: Callable[[], object] | None = None
         self.started = False
 
     async def plain(self, status: int, body: bytes, headers: RawHeaders) -> None:
@@ -142,9 +145,17 @@ class Responder:
             if self._routes[entry.offer_id].simulated:
                 about["simulated"] = "true"
             tail = usage_with_cost(reader.usage_event, entry.usd_avoidable, about) + tail
-        await self._send({"type": "http.response.body", "body": tail})
+        await self._last(tail)
 
     async def break_stream(self, message: str) -> None:
         """After the first byte nothing is switched: the client hears that the answer is not whole."""
-        body = error_event(error_body(message, "api_error", "stream_interrupted"))
-        await self._send({"type": "http.response.body", "body": body})
+        await self._last(error_event(error_body(message, "api_error", "stream_interrupted")))
+
+    async def _last(self, body: bytes) -> None:
+        """The last bytes of a stream. A client that does not read them must not hold a place in the gateway for ever."""
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self._send({"type": "http.response.body", "body": body})
+        except TimeoutError:
+            if self.abort is not None:
+                self.abort()

@@ -18,6 +18,7 @@ class Route:
     base_url: str = ""
     api_key: str = ""
     pool: str = ""
+    zone: str = ""
     simulated: bool = False
 
 
@@ -32,9 +33,10 @@ def routes(config: ClusterConfig, control_token: str, simulated_urls: dict[str, 
         else:
             models = {pool.model: engine.upstream_model or pool.model}
             key = (engine.api_key.value() or "") if engine.kind == "url" and engine.api_key else ""
+        zone = next(site.zone for site in config.sites if site.name == pool.site)
         for model, upstream in models.items():
             offer_id = f"{pool.name}/{model}"
-            result[offer_id] = Route(offer_id, "http", upstream, api_key=key, pool=pool.name)
+            result[offer_id] = Route(offer_id, "http", upstream, api_key=key, pool=pool.name, zone=zone)
     for provider in config.providers:
         for served in provider.models:
             offer_id = f"{provider.name}/{served.model}"
@@ -44,6 +46,7 @@ def routes(config: ClusterConfig, control_token: str, simulated_urls: dict[str, 
                 served.upstream,
                 base_url=(simulated_urls.get(provider.name, "") if provider.kind == "simulated" else provider.base_url),
                 api_key=(provider.api_key.value() or "") if provider.api_key else "",
+                zone=provider.zone,
                 simulated=provider.kind == "simulated",
             )
     return result

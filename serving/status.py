@@ -17,8 +17,8 @@ _MARKET_S_MAX = 30.0
 class Status:
     """What a gateway can say of itself."""
 
-    def __init__(self, view: View, accountant: Accountant) -> None:
-        self._view, self._accountant = view, accountant
+    def __init__(self, view: View, accountant: Accountant, budgeted: frozenset[str] = frozenset()) -> None:
+        self._view, self._accountant, self._budgeted = view, accountant, budgeted
         self._ready_once = False
 
     def readiness(self) -> tuple[list[str], dict[str, Any]]:
@@ -34,6 +34,8 @@ class Status:
             problems.append("no source is up")
         elif down and not self._ready_once:
             problems.append(f"starting: {', '.join(sorted(down))}")
+        elif not self._ready_once and not self._budgeted <= market.leases.keys():
+            problems.append("starting: the ledger has not told yet what budgets have left")
         if not self._accountant.healthy:
             problems.append("the ledger's journal cannot be written")
         self._ready_once = self._ready_once or not problems

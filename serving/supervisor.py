@@ -85,11 +85,22 @@ class Supervisor:
         pause_s = _BACKOFF_S_MIN
         while not self._stopping:
             started_s = time.monotonic()
-            with self._log(child) as log:
-                child.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "serving.process", *child.args, stdout=log, stderr=log, start_new_session=True
-                )
-                status = await child.process.wait()
+            try:
+                with self._log(child) as log:
+                    child.process = await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        "-m",
+                        "serving.process",
+                        *child.args,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                    status = await child.process.wait()
+            except OSError as error:  # a full disk, no process to be had: it will pass, or a person reads this
+                self._say(f"{child.name} cannot start: {error}")
+                await asyncio.sleep(_BACKOFF_S_MAX)
+                continue
             if self._stopping:
                 return
             # A controller that comes back must not assume that nobody holds leases.

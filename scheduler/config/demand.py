@@ -93,7 +93,7 @@ class PolicySpec(Model):
     retry_share_max: Fraction = 0.1
     price_ttl_s: Positive = 86_400.0
     clearing_s: Positive = 1.0
-    lease_ttl_s: Positive = 10.0
+    lease_ttl_s: Annotated[float, Field(ge=2, allow_inf_nan=False, strict=True)] = 10.0  # renewed every 0.5 s
     breaker_base_s: Positive = 1.0
     breaker_max_s: Positive = 60.0
     triage: str = Field(default="scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")

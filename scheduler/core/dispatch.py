@@ -31,6 +31,9 @@ def decide(
     merit order is an answer, not an error. ``hard`` and ``soft`` are where a site's own constraints and costs join.
     """
     quotes: list[Quote] = []
+    longest = None
+    if request.output_tokens_max > request.usage.output_tokens:
+        longest = request.usage._replace(output_tokens=request.output_tokens_max)
     rejected: list[Rejection] = []
     for offer in market.offers:
         for constraint in hard:
@@ -39,8 +42,10 @@ def decide(
                 rejected.append(Rejection(offer.id, reason))
                 break
         else:
-            usd_cash = cash(request, offer, load, policy)
-            reason = _unaffordable(request, offer, market, load, usd_cash, now_s)
+            usd_cash = usd_most = cash(request, offer, load, policy)
+            if longest is not None:
+                usd_most = offer.rate.usd(longest)
+            reason = _unaffordable(request, offer, market, load, usd_most, now_s)
             if reason is not None:
                 rejected.append(Rejection(offer.id, reason))
                 continue
@@ -51,23 +56,23 @@ def decide(
                 if term_usd:
                     terms[name] = term_usd
                     usd += term_usd
-            quotes.append(Quote(offer, usd, usd_cash, terms))
+            quotes.append(Quote(offer, usd, usd_cash, terms, usd_most))
     quotes.sort(key=_BY_USD)
     return Decision(request, market.version, tuple(quotes), tuple(rejected))
 
 
 def _unaffordable(
-    request: Request, offer: Offer, market: Market, load: Load, usd_cash: float, now_s: float
+    request: Request, offer: Offer, market: Market, load: Load, usd_most: float, now_s: float
 ) -> str | None:
     """Budgets fail closed: no lease, no spending; an expired lease leaves only what is ours."""
-    if usd_cash > request.usd_max:
+    if usd_most > request.usd_max:
         return constraints.USD_MAX
     if not request.budgeted:
         return None
     lease = market.leases.get(request.tenant)
     if lease is None or now_s >= lease.expires_s:
         return constraints.BUDGET_UNKNOWN if offer.kind != "base" else None
-    if load.usd_by_tenant.get(request.tenant, 0.0) + usd_cash > lease.usd:
+    if load.usd_by_tenant.get(request.tenant, 0.0) + usd_most > lease.usd:
         return constraints.BUDGET
     return None
 
@@ -116,7 +121,7 @@ def next_attempt(
     tried = {outcome.offer_id for outcome in outcomes}
     usd_spent = sum(outcome.usd for outcome in outcomes)
     for quote in decision.merit_order:
-        if quote.offer.id not in tried and usd_spent + quote.usd_cash <= request.usd_max:
+        if quote.offer.id not in tried and usd_spent + max(quote.usd_cash, quote.usd_most) <= request.usd_max:
             return Attempt(quote, request.deadline_s)
     return GiveUp("exhausted", _last(outcomes, "no source is left"), _retry_after_s(outcomes))
 

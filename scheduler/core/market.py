@@ -80,16 +80,21 @@ class Request:
     arrived_s: float
     session: str = ""
     budgeted: bool = False
+    output_tokens_max: int = 0  # most that the client lets be written, over all choices; 0: no more than the estimate
     output_tokens_asked: int = 1  # what must fit the context: max_tokens if given, else a first token
 
 
 class Quote(NamedTuple):
-    """An eligible offer and its price in USD; ``terms`` sum to ``usd``; ``usd_cash`` is the avoidable money in it."""
+    """An eligible offer and its price in USD; ``terms`` sum to ``usd``; ``usd_cash`` is the avoidable money in it.
+
+    ``usd_most`` is what it may cost if the answer is as long as the client allows: limits and budgets are held to that.
+    """
 
     offer: Offer
     usd: float
     usd_cash: float
     terms: dict[str, float]
+    usd_most: float = 0.0
 
 
 class Rejection(NamedTuple):

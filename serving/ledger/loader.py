@@ -7,6 +7,7 @@ journals keep everything, and budgets go on with what gateways report themselves
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -42,10 +43,8 @@ async def run(config: ClusterConfig) -> None:
                 loader = loader or Loader(config.ledger.url, Path(config.ledger.journal))
                 loader.load()
                 answer = await control.post(session, base, "spent", loader.spent, token, dict[str, float])
-                if answer is not None:
-                    loader.sum_from(answer)
-            except JournalMissing:
-                pass  # no gateway has written yet
+                if answer is not None and loader.sum_from(answer):
+                    continue  # the controller waits for this sum before it grants anything
             except Exception as error:  # whatever the database's driver raises; the journal waits
                 log.error("ledger not loaded", extra={"error": f"{type(error).__name__}: {error}"})
             await asyncio.sleep(_EVERY_S)
@@ -60,22 +59,28 @@ class Loader:
         self._starts: dict[str, float] = {}
         self._writers: set[str] = set()
         self._next_sum_s = 0.0
-        self.spent: list[Spent] = []
+        self.spent: list[Spent] | None = None  # until it is known from when to sum
 
-    def sum_from(self, starts: dict[str, float]) -> None:
-        """Sum from these instants on (by tenant); a new window is summed at the next load."""
-        if starts != self._starts:
-            self._starts, self._next_sum_s = starts, 0.0
+    def sum_from(self, starts: dict[str, float]) -> bool:
+        """Sum from these instants on (by tenant) at the next load; whether that is news."""
+        if starts == self._starts:
+            return False
+        self._starts, self._next_sum_s = starts, 0.0
+        return True
 
     def load(self) -> None:
         """Load new lines; journals of writers that are gone are removed once they are in the database."""
-        writers = {segment.writer for segment in list_segments(self._journal) if is_live(self._journal, segment)}
-        self._store.load(self._journal, remove_loaded=True)
+        writers: set[str] = set()
+        with contextlib.suppress(JournalMissing):  # no gateway has written yet
+            writers = {s.writer for s in list_segments(self._journal) if is_live(self._journal, s)}
+            report = self._store.load(self._journal, remove_loaded=True)
+            if report.lines_bad or report.torn:
+                log.error("journal lines could not be loaded", extra=report._asdict())
         if self._writers - writers:
             self._next_sum_s = 0.0
         self._writers = writers
         began_s = time.monotonic()
-        if began_s >= self._next_sum_s:
+        if self._starts and began_s >= self._next_sum_s:
             self.spent = self._sum()
             took_s = time.monotonic() - began_s
             self._next_sum_s = began_s + max(_SUM_EVERY_S, took_s / _SUM_SHARE)

@@ -32,7 +32,7 @@ class HttpReply:
         if length is not None and length > _BODY_BYTES_MAX:
             raise UpstreamError(f"the answer is larger than {_BODY_BYTES_MAX} bytes")
         try:
-            if length is not None:
+            if length is not None and "content-encoding" not in self.headers:  # else it may inflate without bound
                 return await self._response.read()
             parts, size = [], 0
             async for chunk in self._response.content.iter_any():

@@ -34,6 +34,41 @@ _CALLS = {
 }
 
 
+_PASSED = frozenset(
+    [
+        "model",
+        "messages",
+        "prompt",
+        "input",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "temperature",
+        "top_p",
+        "stop",
+        "seed",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "logprobs",
+        "top_logprobs",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "reasoning_effort",
+        "user",
+        "encoding_format",
+        "dimensions",
+        "suffix",
+        "echo",
+        "best_of",
+    ]
+)
+
+
 class LitellmReply:
     """litellm's answer, stream or error as a ``Reply``."""
 
@@ -78,14 +113,17 @@ class LitellmUpstream:
 
     async def post(self, base_url: str, path: str, body: bytes, route: Route, left_s: float) -> Reply:
         """Call litellm once. Raises UpstreamError where the provider cannot be reached."""
-        fields: dict[str, Any] = msgspec.json.decode(body)
+        # litellm takes addresses, keys and other providers from the same arguments as the request itself: of a client's
+        # body only what OpenAI's API names may reach it.
+        asked: dict[str, Any] = msgspec.json.decode(body)
+        fields = {name: value for name, value in asked.items() if name in _PASSED}
         fields |= self._params.get(route.offer_id, {})
         if base_url:
             fields["api_base"] = base_url
         if route.api_key:
             fields["api_key"] = route.api_key
         try:
-            answer = await _CALLS[path](**fields, timeout=left_s, num_retries=0, max_retries=0)
+            answer = await _CALLS[path](**fields, timeout=left_s, num_retries=0, max_retries=0, fallbacks=None)
         except Exception as error:  # see above
             return _refused(error)
         if fields.get("stream"):

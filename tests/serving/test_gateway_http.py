@@ -317,7 +317,7 @@ def test_readiness_names_what_is_missing(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_fault_of_our_own_is_one_requests_500_in_openais_shape(tmp_path_factory: pytest.TempPathFactory) -> None:
-    site = Site("", [provider_yaml("east", "east", 1, simulated(free_port()))], policy={"triage": "math:sqrt"})
+    site = Site("", [provider_yaml("east", "east", 1, simulated(free_port()))], policy={"triage": "builtins:repr"})
     with serving(tmp_path_factory.mktemp("fault"), site) as gateway:
         for stream in (False, True):
             reply = gateway.chat("my secret", stream=stream)
@@ -326,3 +326,9 @@ def test_a_fault_of_our_own_is_one_requests_500_in_openais_shape(tmp_path_factor
         assert gateway.call("GET", "/readyz").status == 200
         assert "a request has failed" in gateway.log()
         assert "my secret" not in gateway.log()
+
+
+def test_a_triage_that_fails_costs_no_request(tmp_path_factory: pytest.TempPathFactory) -> None:
+    site = Site("", [provider_yaml("east", "east", 1, simulated(free_port()))], policy={"triage": "math:sqrt"})
+    with serving(tmp_path_factory.mktemp("triage"), site) as gateway:
+        assert gateway.chat("my secret").status == 200
