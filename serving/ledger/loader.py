@@ -59,6 +59,7 @@ class Loader:
         self._starts: dict[str, float] = {}
         self._writers: set[str] = set()
         self._next_sum_s = 0.0
+        self._keep = False  # a line that this version cannot read may be read by another
         self.spent: list[Spent] | None = None  # until it is known from when to sum
 
     def sum_from(self, starts: dict[str, float]) -> bool:
@@ -73,9 +74,12 @@ class Loader:
         writers: set[str] = set()
         with contextlib.suppress(JournalMissing):  # no gateway has written yet
             writers = {s.writer for s in list_segments(self._journal) if is_live(self._journal, s)}
-            report = self._store.load(self._journal, remove_loaded=True)
-            if report.lines_bad or report.torn:
-                log.error("journal lines could not be loaded", extra=report._asdict())
+            report = self._store.load(self._journal)
+            if report.lines_bad:
+                self._keep = True
+                log.error("journal lines could not be read; no journal is removed any more", extra=report._asdict())
+            if not self._keep:
+                self._store.load(self._journal, remove_loaded=True)
         if self._writers - writers:
             self._next_sum_s = 0.0
         self._writers = writers
