@@ -16,13 +16,6 @@ from serving.ledger.records import AttemptLine, Begin, End, EndStatus, QuoteLine
 
 log = logging.getLogger("baseload.ledger")
 
-_STATUS: dict[str, EndStatus] = {
-    "complete": "complete",
-    "cancelled": "cancelled",
-    "interrupted": "interrupted",
-    "unserved": "unserved",
-}
-
 
 def _at_once(call: Callable[..., None], *arguments: Any) -> None:
     call(*arguments)
@@ -71,7 +64,13 @@ class Accountant:
         )
 
     def end(
-        self, decision: Decision, outcomes: Sequence[Outcome], asked: str, status: str, http_status: int, reason: str
+        self,
+        decision: Decision,
+        outcomes: Sequence[Outcome],
+        asked: str,
+        status: EndStatus,
+        http_status: int,
+        reason: str,
     ) -> LedgerEntry:
         """Settle and record, before the last byte leaves; then count."""
         entry = settle(decision, outcomes, self.fixed)
@@ -80,7 +79,7 @@ class Accountant:
             id=request.id,
             at_s=entry.at_s,
             writer=self._writer,
-            status=_STATUS.get(status, "failed"),
+            status=status,
             http_status=http_status,
             reason=reason,
             offer_id=entry.offer_id,
@@ -101,7 +100,7 @@ class Accountant:
         except LedgerFull as error:
             # The answer exists and is paid for: it is delivered, and the loss is said aloud. New requests are refused.
             log.critical("a ledger row was lost", extra={"request": request.id, "error": str(error)})
-        self._defer(self._count, decision, outcomes, entry, asked, record.status)
+        self._defer(self._count, decision, outcomes, entry, asked, status)
         return entry
 
     def _count(

@@ -18,6 +18,7 @@ from serving.dispatcher import Dispatch, Services
 from serving.explain import explanation
 from serving.intake import ClientGone, Intake, Reader, Receive, read_body
 from serving.ledger.errors import LedgerFull
+from serving.ledger.records import EndStatus
 from serving.openapi import document
 from serving.protocol import ProtocolError
 from serving.refusals import refusal
@@ -151,7 +152,7 @@ class Gateway:
     async def _answer(self, dispatch: Dispatch, give_up: GiveUp | None, intake: Intake, responder: Responder) -> None:
         if give_up is not None:
             error = refusal(dispatch.decision, give_up, dispatch.outcomes, self._services)
-            status = "unserved" if not dispatch.outcomes else "failed"
+            status: EndStatus = "unserved" if not dispatch.outcomes else "failed"
             self._end(dispatch, intake, status, error.status, give_up.reason)
             await responder.error(error, [(b"x-baseload-decision-id", intake.request.id.encode())])
             return
@@ -179,7 +180,7 @@ class Gateway:
         headers.append((b"x-litellm-overhead-duration-ms", b"%.3f" % max(0.0, overhead_ms)))
         await responder.plain(200, dispatch.body, headers)
 
-    def _end(self, dispatch: Dispatch, intake: Intake, status: str, http_status: int, reason: str) -> Any:
+    def _end(self, dispatch: Dispatch, intake: Intake, status: EndStatus, http_status: int, reason: str) -> Any:
         entry = self._services.accountant.end(
             dispatch.decision, dispatch.outcomes, intake.asked, status, http_status, reason
         )

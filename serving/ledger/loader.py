@@ -1,7 +1,8 @@
 """The process that keeps the ledger's database up to date: journals in, the spend of budgets out to the controller.
 
 Its own process, at the lowest priority: a slow or absent database delays totals and nothing else. Until it is back the
-journals keep everything, and budgets go on with what gateways report themselves.
+journals keep everything. Budgets that are granted already go on with what gateways report; a controller that starts without
+this process grants nothing, so that money spent before is never forgotten.
 """
 
 from __future__ import annotations
