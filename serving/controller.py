@@ -133,6 +133,10 @@ class Controller:
     def _gate(self, body: bytes) -> list[ReplicaInfo]:
         report = msgspec.json.decode(body, type=GateReport)
         now = now_s()
+        before = self._gates.get(report.pool)
+        if before is not None and not report.surveyed:
+            # A gate that has just restarted has not heard of its engines yet: they are what they were.
+            report = msgspec.structs.replace(before[1], url=report.url)
         self._gates[report.pool] = (now, report)
         replicas = self._replicas.get(report.pool, {})
         for replica_id in [i for i, (heard_s, _) in replicas.items() if now - heard_s > _REPLICA_TTL_S]:

@@ -147,6 +147,7 @@ class GateServer:
             report = GateReport(
                 pool=self._pool.name,
                 url=self._url,
+                surveyed=self.state.is_surveyed,
                 replicas=self.state.healthy_replicas,
                 slots=self.state.slots,
                 running=self.state.running,

@@ -69,6 +69,11 @@ class GateState:
         """Slots of the engines that answer."""
         return sum(engine.slots for engine in self._engines.values() if engine.healthy)
 
+    @property
+    def is_surveyed(self) -> bool:
+        """Whether every engine that was known at the start has been asked once."""
+        return self._surveyed
+
     def urls(self) -> dict[str, str]:
         """Every engine's url by replica id."""
         return {replica_id: engine.url for replica_id, engine in self._engines.items()}

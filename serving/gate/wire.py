@@ -62,10 +62,14 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
 
 
 class GateReport(msgspec.Struct, frozen=True):
-    """What a gate tells the controller, several times a second."""
+    """What a gate tells the controller, several times a second.
+
+    Until it is ``surveyed``, its counts of replicas and slots are of those heard so far, which may be none yet.
+    """
 
     pool: str
     url: str
+    surveyed: bool
     replicas: int
     slots: int
     running: int
