@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from scheduler.config.supply import Curve, Electricity, Energy, Hardware
+from scheduler.config.prices import Electricity, Hardware
+from scheduler.config.supply import Curve, Energy
 from scheduler.core.supply import FixedCost, Rate, ServiceCurve
 
 HOURS_PER_YEAR = 8760.0

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, StrictBool, model_validator
 
 from scheduler.config.base import Model, Name, Positive
 from scheduler.config.demand import Label, PolicySpec, ServiceClassSpec, Tenant
+from scheduler.config.prices import Feed, Listed, PricesSpec
 from scheduler.config.supply import ModelSpec, Pool, Provider, Site
 
 AUTO = "auto"
@@ -42,6 +43,8 @@ class ClusterConfig(Model):
     version: Literal[1]
     zones: tuple[Name, ...] = Field(min_length=1)
     air_gapped: StrictBool = False
+    feeds: tuple[Feed, ...] = ()
+    prices: PricesSpec = PricesSpec()
     sites: tuple[Site, ...] = ()
     models: tuple[ModelSpec, ...] = Field(min_length=1)
     aliases: tuple[Alias, ...] = ()
@@ -62,7 +65,7 @@ class ClusterConfig(Model):
 
     @model_validator(mode="after")
     def _references(self) -> ClusterConfig:
-        problems = [*self._duplicates(), *self._dangling(), *self._sovereignty()]
+        problems = [*self._duplicates(), *self._dangling(), *self._feeds_dangling(), *self._sovereignty()]
         if not self.pools and not self.providers:
             problems.append("pools, providers: at least one source is needed")
         if problems:
@@ -70,7 +73,7 @@ class ClusterConfig(Model):
         return self
 
     def _duplicates(self) -> Iterable[str]:
-        for section in ("sites", "models", "aliases", "pools", "providers", "service_classes", "labels", "tenants"):
+        for section in ("feeds", "sites", "models", "aliases", "pools", "providers", "service_classes", "labels", "tenants"):
             seen: set[str] = set()
             for i, item in enumerate(getattr(self, section)):
                 if item.name in seen:
@@ -110,6 +113,29 @@ class ClusterConfig(Model):
         for path, name, known, section in references:
             if name not in known:
                 yield f"{path}: {name!r} is not declared under {section} (known: {', '.join(sorted(known)) or 'none'})"
+
+    def listed(self) -> Iterable[tuple[str, Listed]]:
+        """Every product of a feed that a part of the file refers to, with the path of the reference."""
+        for i, site in enumerate(self.sites):
+            electricity, path = site.electricity, f"sites[{i}].electricity"
+            if electricity.day_ahead is not None:
+                day_ahead = electricity.day_ahead
+                yield f"{path}.day_ahead.feed", Listed(feed=day_ahead.feed, product=day_ahead.product)
+            if electricity.carbon is not None:
+                yield f"{path}.carbon.feed", electricity.carbon
+        for i, pool in enumerate(self.pools):
+            for j, listed in enumerate(pool.rental.listed if pool.rental else ()):
+                yield f"pools[{i}].rental.listed[{j}].feed", listed
+        for i, provider in enumerate(self.providers):
+            for j, served in enumerate(provider.models):
+                for k, listed in enumerate(served.price if isinstance(served.price, tuple) else ()):
+                    yield f"providers[{i}].models[{j}].price[{k}].feed", listed
+
+    def _feeds_dangling(self) -> Iterable[str]:
+        feeds = {feed.name for feed in self.feeds}
+        for path, listed in self.listed():
+            if listed.feed not in feeds:
+                yield f"{path}: {listed.feed!r} is not declared under feeds (known: {', '.join(sorted(feeds)) or 'none'})"
 
     def _sovereignty(self) -> Iterable[str]:
         home = {site.zone for site in self.sites}

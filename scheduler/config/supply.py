@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
+from scheduler.config.prices import Electricity, Hardware, Hours, Listed, Rental
 
 Ability = Literal["chat", "completions", "embeddings", "tools", "response_format", "logprobs", "images", "audio"]
-
-
-class Electricity(Model):
-    """Tariff and overhead of a site. The camelCase names are those of InferCost and are accepted as well."""
-
-    usd_per_kwh: NonNegative = Field(validation_alias=AliasChoices("usd_per_kwh", "ratePerKWh"))
-    pue: Annotated[float, Field(ge=1, le=3, strict=True)] = Field(
-        1.0, validation_alias=AliasChoices("pue", "pueFactor")
-    )
 
 
 class Site(Model):
@@ -57,29 +49,15 @@ class Curve(Model):
 
 
 class Energy(Model):
-    """Slope of power against load: what one more token draws at the board, not the idle power."""
+    """Slope of power against load: what one more token draws at the board, not the idle power.
+
+    ``live``: once the meter has measured the slope well enough, that replaces the figures given here.
+    """
 
     joules_per_input_token: NonNegative
     joules_per_output_token: NonNegative
     label: Literal["measured", "calibrated", "modelled"]
-
-
-class Hardware(Model):
-    """Price of the hardware under one replica. InferCost's camelCase names are accepted as well."""
-
-    gpu: str = Field(min_length=1)
-    purchase_price_usd: NonNegative = Field(validation_alias=AliasChoices("purchase_price_usd", "purchasePriceUSD"))
-    amortization_years: Annotated[float, Field(gt=0, le=100, strict=True)] = Field(
-        validation_alias=AliasChoices("amortization_years", "amortizationYears")
-    )
-    maintenance_percent_per_year: NonNegative = Field(
-        0.0, validation_alias=AliasChoices("maintenance_percent_per_year", "maintenancePercentPerYear")
-    )
-    idle_watts: NonNegative = 0.0
-    tdp_watts: NonNegative = Field(0.0, validation_alias=AliasChoices("tdp_watts", "tdpWatts"))
-    financing_rate: Fraction = 0.0
-    residual_share: Fraction = 0.0
-    utilization_standard: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.5
+    live: StrictBool = True
 
 
 class Adapter(Model):
@@ -151,27 +129,65 @@ class Pool(Model):
     curve: Curve
     energy: Energy
     hardware: Hardware | None = None
+    rental: Rental | None = None
     gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _owned_or_rented(self) -> Pool:
+        if self.hardware is not None and self.rental is not None:
+            raise ValueError("a pool is owned (hardware) or rented (rental), not both")
+        return self
+
+
+class PriceTier(Model):
+    """Prices above a context length, USD per million tokens; they replace the base ones for the whole request."""
+
+    input_tokens_above: Count
+    input: NonNegative
+    output: NonNegative
+    cached: NonNegative | None = None
+    cache_write: NonNegative | None = None
+    cache_write_long: NonNegative | None = None
+    reasoning: NonNegative | None = None
+
+
+class OffPeak(Model):
+    """Hours (UTC) in which every price is multiplied by ``factor``."""
+
+    hours_utc: Hours
+    factor: Fraction
 
 
 class Price(Model):
-    """USD per million tokens. A missing cached price means that cached input costs the full input price."""
+    """USD per million tokens. What is missing is billed as what it is part of: cached as input, reasoning as output."""
 
     input: NonNegative
     output: NonNegative
     cached: NonNegative | None = None
+    cache_write: NonNegative | None = None
+    cache_write_long: NonNegative | None = None
+    reasoning: NonNegative | None = None
+    tiers: tuple[PriceTier, ...] = ()
+    off_peak_pricing: tuple[OffPeak, ...] = ()
     usd_per_request: NonNegative = 0.0
+    usd_per_search: NonNegative = 0.0
 
 
 class ProviderModel(Model):
     """A model at a provider: ``upstream`` is the provider's own name for it.
 
-    ``price: litellm`` reads the price from litellm's bundled map; a model that the map does not know makes no offer.
+    ``price``: one's own; ``litellm`` for litellm's map (bundled, or of a feed of that kind); or products of feeds, the
+    first with a good price counts and the others are compared with it. No known price: no offer. ``reasoning_tokens``:
+    what the model usually thinks before it answers, billed and waited for. ``tokens_ratio``: tokens its tokenizer makes
+    of one that the gateway counts.
     """
 
     model: Name
     upstream: str = Field(min_length=1)
-    price: Price | Literal["litellm"]
+    price: Price | Literal["litellm"] | Annotated[tuple[Listed, ...], Field(min_length=1)]
+    service_tier: Literal["standard", "flex", "priority"] = "standard"
+    reasoning_tokens: Annotated[int, Field(ge=0, strict=True)] = 0
+    tokens_ratio: Annotated[float, Field(ge=0.1, le=10, strict=True)] = 1.0
     curve: Curve
     quality: QualityPoints | None = None
 

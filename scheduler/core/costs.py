@@ -17,7 +17,7 @@ Cost = Callable[[Request, Offer, Load, Policy], float]
 
 def cash(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
     """Avoidable money: the API bill, or the energy of a GPU, at this request's own token mix."""
-    return offer.rate.usd(request.usage)
+    return offer.rate.usd(offer.expected(request.usage))
 
 
 def floor(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
@@ -49,6 +49,8 @@ def waiting(request: Request, offer: Offer, load: Load, policy: Policy) -> float
     capacity = offer.capacity
     here = load.offers.get(offer.id, NO_LOAD)
     ttft_s = offer.curve.prefill_s(request.usage) * here.ttft_ratio
+    if offer.reasoning_tokens:  # the first token that a person reads comes after the thinking
+        ttft_s += offer.reasoning_tokens * offer.curve.itl_s(1)
     if capacity is not None:
         ttft_s += capacity.wait_s(here.new_since_snapshot)
     usd = ttft_s * service_class.usd_per_s_waiting

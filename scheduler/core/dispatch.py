@@ -44,7 +44,7 @@ def decide(
         else:
             usd_cash = usd_most = cash(request, offer, load, policy)
             if longest is not None:
-                usd_most = offer.rate.usd(longest)
+                usd_most = offer.rate.usd(offer.expected(longest))
             reason = _unaffordable(request, offer, market, load, usd_most, now_s)
             if reason is not None:
                 rejected.append(Rejection(offer.id, reason))

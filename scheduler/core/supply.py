@@ -7,6 +7,7 @@ or not at all.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,11 +16,20 @@ Kind = Literal["base", "spot", "api"]
 
 
 class Usage(NamedTuple):
-    """Tokens of one request, estimated or actual; ``cached_tokens`` are part of ``input_tokens``."""
+    """Tokens of one request, estimated or actual.
+
+    ``cached_tokens`` (read from a prompt cache), ``cache_write_tokens`` (written to it) and ``cache_write_long_tokens``
+    (written to be kept for an hour) are disjoint parts of ``input_tokens``; ``reasoning_tokens`` are part of
+    ``output_tokens``. ``searches`` counts calls of a search tool that the provider runs and bills.
+    """
 
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    cache_write_tokens: int = 0
+    cache_write_long_tokens: int = 0
+    reasoning_tokens: int = 0
+    searches: int = 0
 
 
 class Tier(NamedTuple):
@@ -29,31 +39,59 @@ class Tier(NamedTuple):
     usd_per_input: float
     usd_per_cached: float
     usd_per_output: float
+    usd_per_cache_write: float | None = None
+    usd_per_cache_write_long: float | None = None
+    usd_per_reasoning: float | None = None
+
+
+_NOTHING_ELSE = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Avoidable price in USD per token and per request; ``tiers`` ascend by ``input_tokens_above``."""
+    """Avoidable price in USD per token, request and search; ``tiers`` ascend by ``input_tokens_above``.
+
+    None means that the source bills these tokens as what they are part of: cache writes as input, reasoning as output.
+    """
 
     usd_per_input: float
     usd_per_cached: float
     usd_per_output: float
     usd_per_request: float = 0.0
     tiers: tuple[Tier, ...] = ()
+    usd_per_cache_write: float | None = None
+    usd_per_cache_write_long: float | None = None
+    usd_per_reasoning: float | None = None
+    usd_per_search: float = 0.0
 
     def usd(self, usage: Usage) -> float:
-        """USD for ``usage``: cached tokens at the cached price, the rest of the input at the input price."""
-        input_tokens, cached_tokens, output_tokens = usage
-        usd_input, usd_cached, usd_output = self.usd_per_input, self.usd_per_cached, self.usd_per_output
+        """USD for ``usage``, each kind of token at its own price and in the tier of the whole input."""
+        input_tokens, cached_tokens, output_tokens = usage[:3]
+        prices: Rate | Tier = self
         for tier in self.tiers:
             if input_tokens > tier.input_tokens_above:
-                _, usd_input, usd_cached, usd_output = tier
-        return (
+                prices = tier
+        usd = (
             self.usd_per_request
-            + (input_tokens - cached_tokens) * usd_input
-            + cached_tokens * usd_cached
-            + output_tokens * usd_output
+            + (input_tokens - cached_tokens) * prices.usd_per_input
+            + cached_tokens * prices.usd_per_cached
+            + output_tokens * prices.usd_per_output
         )
+        return usd if usage[3:] == _NOTHING_ELSE else usd + self._extra_usd(prices, usage)
+
+    def _extra_usd(self, prices: Rate | Tier, usage: Usage) -> float:
+        """What rarer kinds of tokens cost above the plain input and output that they were counted as."""
+        usd = usage.searches * self.usd_per_search
+        if prices.usd_per_cache_write is not None:
+            usd += usage.cache_write_tokens * (prices.usd_per_cache_write - prices.usd_per_input)
+        long = prices.usd_per_cache_write_long
+        if long is None:
+            long = prices.usd_per_cache_write
+        if long is not None:
+            usd += usage.cache_write_long_tokens * (long - prices.usd_per_input)
+        if prices.usd_per_reasoning is not None:
+            usd += usage.reasoning_tokens * (prices.usd_per_reasoning - prices.usd_per_output)
+        return usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +223,18 @@ class Offer:
     floor: FixedCost | None = None  # set only by policy.local_floor: amortized; shown as its own term
     inflight_max: int = 0  # 0: no limit of the provider is known
     requests_per_min_max: int = 0
+    reasoning_tokens: int = 0  # what the model usually thinks before it answers; billed and waited for
+    tokens_ratio: float = 1.0  # tokens that its tokenizer makes of one counted by the gateway
+
+    def expected(self, usage: Usage) -> Usage:
+        """What ``usage``, as the gateway counts it, will be here: this tokenizer's tokens, and the reasoning."""
+        ratio, reasoning = self.tokens_ratio, self.reasoning_tokens
+        if ratio == 1.0 and not reasoning:
+            return usage
+        if ratio != 1.0:
+            usage = Usage(*(math.ceil(tokens * ratio) for tokens in usage[:-1]), usage.searches)
+        if reasoning and usage.output_tokens:
+            usage = usage._replace(
+                output_tokens=usage.output_tokens + reasoning, reasoning_tokens=usage.reasoning_tokens + reasoning
+            )
+        return usage

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing import onprem
-from scheduler.config.supply import Curve, Electricity, Energy, Hardware
+from scheduler.config.prices import Electricity, Hardware
+from scheduler.config.supply import Curve, Energy
 
 EXAMPLE = Hardware(
     gpu="8 x H100",
