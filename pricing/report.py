@@ -72,6 +72,32 @@ class Unpriced(msgspec.Struct, frozen=True):
     reason: str
 
 
+class OwnedYear(msgspec.Struct, frozen=True):
+    """A year of owning one replica's hardware after tax, USD: MACRS-5 depreciation, opex and power, resale at the end.
+
+    ``present_usd`` is ``cash_usd`` discounted to the purchase; row 0 is the purchase.
+    """
+
+    at_years: float
+    opex_usd: float
+    depreciation_usd: float
+    book_usd: float
+    resale_usd: float
+    tax_usd: float
+    cash_usd: float
+    present_usd: float
+
+
+class Owning(msgspec.Struct, frozen=True):
+    """What owning costs as accountants see it: for reports, never for dispatch. Power at the watts of the report."""
+
+    annuity_usd_per_gpu_hour: float
+    straight_line_usd_per_gpu_hour: float
+    tax_rate: float
+    after_tax_present_usd: float
+    years: tuple[OwnedYear, ...]
+
+
 class LocalCost(msgspec.Struct, frozen=True):
     """What a pool costs. ``usd_per_gpu_hour`` is the cost stack by part; ``bases`` only holds what can be known.
 
@@ -103,6 +129,7 @@ class LocalCost(msgspec.Struct, frozen=True):
     grams_co2_per_mtok: float | None = None
     break_even_utilization: float | None = None
     break_even_against: str = ""
+    owning: Owning | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -137,16 +164,16 @@ class RentPrice(msgspec.Struct, frozen=True):
 
 
 class Incident(msgspec.Struct, frozen=True):
-    """Something a person should know of a price: in quarantine, refused, no longer listed, about to end."""
+    """Something a person should know of now: a price in quarantine, refused, no longer listed, about to end, ..."""
 
     at_s: float
     feed: str
     product: str
-    what: Literal["quarantined", "refused", "unlisted", "expired", "deprecated", "disagreement"]
+    what: Literal["quarantined", "refused", "unlisted", "deprecated", "disagreement", "history"]
     text: str
 
 
-class PriceReport(msgspec.Struct, frozen=True):
+class PriceReport(msgspec.Struct, frozen=True, tag="prices", tag_field="object"):
     """Everything on the board at ``as_of_s``."""
 
     as_of_s: float

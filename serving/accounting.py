@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from scheduler.core.market import Decision, LedgerEntry, Outcome
 from scheduler.core.settlement import settle
@@ -21,16 +21,20 @@ def _at_once(call: Callable[..., None], *arguments: Any) -> None:
     call(*arguments)
 
 
+class Priced(Protocol):
+    """Who knows the amortized costs of this moment (the view)."""
+
+    fixed: dict[str, FixedCost]
+
+
 class Accountant:
-    """Writes the two records of every request and counts it. ``fixed`` is by offer id.
+    """Writes the two records of every request and counts it. ``priced.fixed`` is the amortized cost by offer id, now.
 
     ``defer`` runs a call a little later (the event loop's ``call_soon``): nobody's answer has to wait for the counting.
     """
 
-    def __init__(
-        self, journal: Journal, fixed: Mapping[str, FixedCost], writer: str, defer: Callable[..., Any] = _at_once
-    ) -> None:
-        self._journal, self.fixed, self._writer, self._defer = journal, fixed, writer, defer
+    def __init__(self, journal: Journal, priced: Priced, writer: str, defer: Callable[..., Any] = _at_once) -> None:
+        self._journal, self._priced, self._writer, self._defer = journal, priced, writer, defer
 
     @property
     def healthy(self) -> bool:
@@ -73,7 +77,7 @@ class Accountant:
         reason: str,
     ) -> LedgerEntry:
         """Settle and record, before the last byte leaves; then count."""
-        entry = settle(decision, outcomes, self.fixed)
+        entry = settle(decision, outcomes, self._priced.fixed)
         request, usage = decision.request, entry.usage
         record = End(
             id=request.id,

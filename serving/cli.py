@@ -76,6 +76,50 @@ def explain(
     raise typer.Exit(run(prompt, model, url, key, label or [], zones, max_tokens, as_json))
 
 
+@app.command()
+def prices(
+    url: Annotated[str, typer.Option(envvar="BASELOAD_URL", help="The running gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[str, typer.Option(envvar="BASELOAD_API_KEY", help="API key of a tenant.")] = "local-demo",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="From the site file and the recorded history; nothing needs to run.")
+    ] = False,
+    config: Annotated[Path, typer.Option(help="Site file, for --offline and --html.")] = Path(_EMBEDDED),
+    html: Annotated[Path | None, typer.Option(help="Write a page with price history and cost stack there.")] = None,
+    since: Annotated[str, typer.Option(help="How far back the page goes: 90m, 24h, 7d, 4w or all.")] = "4w",
+    as_json: Annotated[bool, typer.Option("--json", help="The whole board as JSON.")] = False,
+) -> None:
+    """What a token costs here and out there: offers, our own cost on three bases, feeds, and what needs attention.
+
+    Example: baseload prices --html prices.html --since 7d
+    """
+    from serving.commands.prices import Options, run
+    from serving.commands.spans import start_s
+
+    raise typer.Exit(run(Options(config, url.rstrip("/"), key, offline, as_json, html, start_s(since))))
+
+
+@app.command()
+def calibrate(
+    pool: Annotated[str, typer.Argument(help="Name of a pool of the site file.")],
+    config: Annotated[Path, typer.Option(help="Site file that the gateway runs with.")] = Path(_EMBEDDED),
+    url: Annotated[str, typer.Option(envvar="BASELOAD_URL", help="The running gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[str, typer.Option(envvar="BASELOAD_API_KEY", help="API key of a tenant.")] = "local-demo",
+    seconds_per_step: Annotated[float, typer.Option(min=0.5, max=600, help="Seconds at each load.")] = 5.0,
+    force: Annotated[bool, typer.Option("--force", help="Measure although others use the pool.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Measure a running pool's service curve and print it as YAML for the site file; nothing is changed.
+
+    Example: baseload calibrate tiny --seconds-per-step 10
+    """
+    import time
+
+    from serving.calibration.session import Given
+    from serving.commands.calibrate import run
+
+    raise typer.Exit(run(config, Given(pool, url, key, seconds_per_step, force, time.time_ns()), as_json))
+
+
 def main() -> None:
     """Entry point of the ``baseload`` command."""
     app()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import msgspec
 
-from scheduler.config import ClusterConfig
 from serving.gate.wire import ReplicaInfo
+
+if TYPE_CHECKING:  # the meter on every node reports without loading pydantic
+    from scheduler.config import ClusterConfig
 
 TOKEN_ENV = "BASELOAD_CONTROL_TOKEN"  # noqa: S105 - the name of the variable, not a secret
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -33,6 +35,13 @@ class MarketRequest(msgspec.Struct, frozen=True):
 
 class Announcement(msgspec.Struct, frozen=True):
     """A replica says that it is there."""
+
+    pool: str
+    replica: ReplicaInfo
+
+
+class MeterReplica(msgspec.Struct, frozen=True):
+    """A replica, for the meters: the controller's answer to their reports."""
 
     pool: str
     replica: ReplicaInfo

@@ -14,15 +14,18 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pricing import board
+from pricing.desk import Sheet
+from pricing.meter.readings import MeterReport
+from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
 from scheduler.core.clearing import Demand, Observation, PoolObservation, clear
 from scheduler.core.market import Market
 from serving import control
 from serving.budgets import BudgetBook
 from serving.clock import now_s
-from serving.control import Announcement, MarketRequest, Spent
+from serving.control import Announcement, MarketRequest, MeterReplica, Spent
 from serving.gate.wire import GateReport, ReplicaInfo
+from serving.price_state import PriceState
 from serving.settings import core_policy
 from serving.view import EMPTY, Published
 
@@ -30,8 +33,7 @@ log = logging.getLogger("baseload.controller")
 
 _REPLICA_TTL_S = 6.0
 _GATE_TTL_S = 5.0
-_REPRICE_S = 60.0
-_BODY_BYTES_MAX = 1024 * 1024
+_BODY_BYTES_MAX = 16 * 1024 * 1024  # a sheet of prices is the largest
 
 
 class Controller:
@@ -40,8 +42,7 @@ class Controller:
     def __init__(self, config: ClusterConfig, token: str, fresh_start: bool) -> None:
         self._config, self._token = config, token
         self._policy = core_policy(config)
-        self._board = board.price(config, now_s())
-        self._priced_s = now_s()
+        self._prices = PriceState(config, now_s())
         self.market: Market = EMPTY
         self._gates: dict[str, tuple[float, GateReport]] = {}
         self._replicas: dict[str, dict[str, tuple[float, ReplicaInfo]]] = {}
@@ -50,8 +51,6 @@ class Controller:
         if fresh_start:
             self._budgets.opens_at_once()
         self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing is granted before
-        for offer_id, reason in self._board.unpriced.items():
-            log.warning("no offer without a price", extra={"offer": offer_id, "reason": reason})
 
     def app(self) -> web.Application:
         """The HTTP application."""
@@ -60,6 +59,9 @@ class Controller:
         app.router.add_post("/gates", self._guarded(self._gate))
         app.router.add_post("/replicas", self._guarded(self._replica))
         app.router.add_post("/spent", self._guarded(self._spending))
+        app.router.add_post("/prices", self._guarded(self._priced))
+        app.router.add_post("/meters", self._guarded(self._metered))
+        app.router.add_post("/report", self._guarded(self._report))
         app.router.add_get("/healthz", self._health)
         return app
 
@@ -80,14 +82,14 @@ class Controller:
     def clear_once(self) -> None:
         """One clearing, from what has been heard so far."""
         now = now_s()
-        if now - self._priced_s > min(_REPRICE_S, self._config.policy.price_ttl_s / 3.0):
-            self._board, self._priced_s = board.price(self._config, now), now
-        observation = Observation(now, self._board.offers, self._pool_states(now), {}, _GATE_TTL_S)
+        self._prices.observe(self._engines(now), now)
+        self._prices.keep_priced(now)
+        observation = Observation(now, self._prices.board.offers, self._pool_states(now), {}, _GATE_TTL_S)
         self.market = clear(self.market, observation, self._policy)
 
     def _pool_states(self, now: float) -> dict[str, PoolObservation]:
         states: dict[str, PoolObservation] = {}
-        for offer in self._board.offers:
+        for offer in self._prices.board.offers:
             pool, _, _ = offer.id.partition("/")
             heard = self._gates.get(pool)
             if offer.kind == "api" or heard is None:
@@ -125,7 +127,8 @@ class Controller:
             leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
-        return Published(Market(market.version, market.as_of_s, market.offers, leases), gates, self._engines(now))
+        published = Market(market.version, market.as_of_s, market.offers, leases)
+        return Published(published, gates, self._engines(now), self._prices.board.fixed)
 
     def _engines(self, now: float) -> dict[str, Any]:
         return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
@@ -147,6 +150,20 @@ class Controller:
         announced = msgspec.json.decode(body, type=Announcement)
         self._replicas.setdefault(announced.pool, {})[announced.replica.id] = (now_s(), announced.replica)
         return {"ok": True}
+
+    def _priced(self, body: bytes) -> dict[str, bool]:
+        """The price desk's sheet."""
+        self._prices.told(msgspec.json.decode(body, type=Sheet), now_s())
+        return {"ok": True}
+
+    def _metered(self, body: bytes) -> list[MeterReplica]:
+        """A node's meter reports; the answer is who runs where, so that it can say whose joules they are."""
+        self._prices.metered(msgspec.json.decode(body, type=MeterReport), now_s())
+        return [MeterReplica(pool, info) for pool, known in self._replicas.items() for _, info in known.values()]
+
+    def _report(self, body: bytes) -> PriceReport:
+        replicas = {pool: report.replicas for pool, (_, report) in self._gates.items()}
+        return self._prices.report(replicas, now_s())
 
     def _spending(self, body: bytes) -> dict[str, float]:
         """The ledger's loader says what was spent; the answer is from when it shall sum, by tenant."""

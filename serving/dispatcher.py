@@ -83,7 +83,7 @@ class Dispatch:
                 if route.pool:
                     grant = await self._enter(route, quote, ticket, step.until_s - started_s)
                     base_url = grant.url
-                body = self._parsed.rewritten(route.upstream_model)
+                body = self._parsed.rewritten(route.upstream_model, route.service_tier)
                 if self._parsed.stream:
                     self._be_patient(timeout, quote, started_s)
                 asked = True
@@ -148,7 +148,7 @@ class Dispatch:
         if not self._parsed.stream:
             self.body = await reply.read()
             book.first_byte()
-            usage = usage_of(self.body)
+            usage = self._with_searches(usage_of(self.body))
             return book.outcome("complete", usage or self._estimate(len(self.body)), 200, measured=usage is not None)
         self.reader = reader = StreamReader()
         async for chunk in reply.chunks():
@@ -181,12 +181,18 @@ class Dispatch:
         )
 
     def _usage_so_far(self) -> Usage:
-        if self.reader is not None and self.reader.usage is not None:
-            return self.reader.usage
+        usage = self._with_searches(self.reader.usage) if self.reader is not None else None
+        if usage is not None:
+            return usage
         estimate = self.decision.request.usage
         if self.reader is None:
             return estimate  # a plain answer comes whole or not at all, and the work behind it is billed
         return Usage(estimate.input_tokens, 0, self.reader.events)
+
+    def _with_searches(self, usage: Usage | None) -> Usage | None:
+        """Sources do not report searches in their usage: what the request asked for is what is billed."""
+        searches = self.decision.request.usage.searches
+        return usage._replace(searches=searches) if usage is not None and searches else usage
 
     def _estimate(self, body_bytes: int) -> Usage:
         return Usage(self.decision.request.usage.input_tokens, 0, body_bytes // BYTES_PER_TOKEN)

@@ -13,7 +13,7 @@ from scheduler.config import ClusterConfig
 from scheduler.core.dispatch import GiveUp, decide
 from serving import metrics
 from serving.access import Access, headers_of
-from serving.asgi import DISCONNECT, OnDisconnect
+from serving.asgi import DISCONNECT
 from serving.dispatcher import Dispatch, Services
 from serving.explain import explanation
 from serving.intake import ClientGone, Intake, Reader, Receive, read_body
@@ -24,6 +24,7 @@ from serving.protocol import ProtocolError
 from serving.refusals import refusal
 from serving.responder import Responder, Send, debug_headers, source_headers
 from serving.status import Status
+from serving.watch import Watch
 
 log = logging.getLogger("baseload.gateway")
 
@@ -51,6 +52,7 @@ class Gateway:
         self._openapi = msgspec.json.encode(document(config))
         self._get: dict[str, Handler] = {
             "/v1/models": self._models,
+            "/v1/prices": self._prices,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
@@ -194,6 +196,13 @@ class Gateway:
         ]
         await responder.plain(200, msgspec.json.encode({"object": "list", "data": data}), [])
 
+    async def _prices(self, scope: Scope, receive: Receive, responder: Responder) -> None:
+        self._access.account(headers_of(scope), scope.get("client"))
+        report = self._services.view.prices
+        if report is None:
+            raise ProtocolError(503, "the controller has not told its prices yet", "no_prices", retry_after_s=1.0)
+        await responder.plain(200, msgspec.json.encode(report), [])
+
     async def _healthz(self, scope: Scope, receive: Receive, responder: Responder) -> None:
         await responder.plain(200, b'{"status":"alive"}', [])
 
@@ -212,34 +221,3 @@ class Gateway:
 
 def _wrong_method(method: str, path: str, allowed: str) -> ProtocolError:
     return ProtocolError(405, f"{method} is not allowed at {path} (allowed: {allowed})", "method_not_allowed", allowed)
-
-
-class Watch:
-    """Cancels ``task`` when the client goes away: by the server's extension, else by a task that waits in ``receive``."""
-
-    __slots__ = ("_extension", "_task", "_watcher", "client_gone")
-
-    def __init__(self, task: asyncio.Task[Any], scope: Scope, receive: Receive) -> None:
-        self._task, self.client_gone = task, False
-        self._watcher: asyncio.Task[None] | None = None
-        self._extension: OnDisconnect | None = (scope.get("extensions") or {}).get(DISCONNECT)
-        if self._extension is not None:
-            self._extension.call = self._cancel
-        else:
-            self._watcher = asyncio.get_running_loop().create_task(self._wait(receive))
-
-    def stop(self) -> None:
-        """The answer is complete; nobody needs to watch."""
-        if self._extension is not None:
-            self._extension.call = None
-        elif self._watcher is not None:
-            self._watcher.cancel()
-
-    def _cancel(self) -> None:
-        self.client_gone = True
-        self._task.cancel()
-
-    async def _wait(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._cancel()

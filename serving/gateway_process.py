@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from pricing import board
+from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
 from serving import asgi, control
 from serving.access import Access
@@ -38,6 +38,7 @@ from serving.view import Published, View
 log = logging.getLogger("baseload.gateway")
 
 _MARKET_S = 0.5
+_PRICES_S = 5.0
 _GC_ALLOCATIONS = 50_000
 
 
@@ -67,7 +68,17 @@ def only_ours(published: Published, table: Mapping[str, Route]) -> Published:
     )
     if len(offers) == len(published.market.offers):
         return published
-    return Published(replace(published.market, offers=offers), published.gates, published.engines)
+    return Published(replace(published.market, offers=offers), published.gates, published.engines, published.fixed)
+
+
+async def follow_prices(view: View, config: ClusterConfig, token: str) -> None:
+    """Ask the controller now and then for the price board as people see it; nothing on a request's path reads it."""
+    base = control.url(config)
+    async with aiohttp.ClientSession() as session:
+        while True:
+            report = await control.post(session, base, "report", None, token, PriceReport)
+            view.prices = report if report is not None else view.prices
+            await asyncio.sleep(_PRICES_S if report is not None else _MARKET_S)
 
 
 async def follow_market(
@@ -98,7 +109,7 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
         config.ledger.journal, gateway_id, segment_bytes_max=int(config.ledger.segment_mib_max * 2**20)
     ).open()
     loop = asyncio.get_running_loop()
-    accountant = Accountant(journal, board.price(config, started_s).fixed, gateway_id, loop.call_soon)
+    accountant = Accountant(journal, view, gateway_id, loop.call_soon)
     gates = {pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools}
     sources = transports(table, config)
     services = Services(view, table, sources, gates, accountant, policy, now_s)
@@ -108,7 +119,10 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     server = asgi.server(app, config.policy.bounds)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
-    follower = loop.create_task(follow_market(view, table, config, gateway_id, started_s, token))
+    followers = [
+        loop.create_task(follow_market(view, table, config, gateway_id, started_s, token)),
+        loop.create_task(follow_prices(view, config, token)),
+    ]
     for gate in gates.values():
         gate.start()
     _calm_garbage_collector()
@@ -116,7 +130,8 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     try:
         await server.serve(sockets=[listener])
     finally:
-        follower.cancel()
+        for follower in followers:
+            follower.cancel()
         for gate in gates.values():
             await gate.close()
         for source in sources.values():

@@ -97,7 +97,7 @@ class Reader:
             tenant=account.name,
             service_class=terms.service_class,
             models=self.names[body.model],
-            usage=Usage(parsed.input_tokens, 0, output_tokens),
+            usage=Usage(parsed.input_tokens, 0, output_tokens, searches=parsed.searches),
             difficulty=min(1.0, max(0.0, difficulty)),
             needs=parsed.needs,
             zones=terms.zones,

@@ -52,6 +52,22 @@ POOL = Gauge(
     ("pool", "what"),
     registry=REGISTRY,
 )
+COST = Gauge(
+    "llm_cost_per_million_tokens",
+    "USD per million tokens: of our pools by cost basis (allocation, usage, avoidable), of bought offers as listed",
+    ("offer", "gen_ai_token_type", "cost_basis"),
+    registry=REGISTRY,
+)
+GPU_HOUR = Gauge("baseload_usd_per_gpu_hour", "Cost of a GPU-hour by part", ("pool", "part"), registry=REGISTRY)
+POOL_WATTS = Gauge("baseload_pool_watts", "Power of a pool at its boards", ("pool", "label"), registry=REGISTRY)
+UTILIZATION = Gauge("baseload_pool_utilization", "Usage over allocation", ("pool",), registry=REGISTRY)
+TARIFF = Gauge("baseload_usd_per_kwh", "Power price at a pool's site now", ("pool",), registry=REGISTRY)
+PRICE_AGE = Gauge(
+    "baseload_price_age_seconds", "Since the price was last seen at its source", ("offer",), registry=REGISTRY
+)
+FEED_AGE = Gauge("baseload_feed_age_seconds", "Since the feed's last good poll", ("feed",), registry=REGISTRY)
+FEED_POLLS = Gauge("baseload_feed_polls", "Polls since the start, by result", ("feed", "result"), registry=REGISTRY)
+PRICES_AGE = Gauge("baseload_prices_age_seconds", "Since the price board was made", registry=REGISTRY)
 LEDGER_HEALTHY = Gauge("baseload_ledger_healthy", "1 while the journal takes records", registry=REGISTRY)
 
 

@@ -210,6 +210,7 @@ def document(config: ClusterConfig) -> Json:
             "/v1/embeddings": _post("Embeddings, where a source offers them", embedding, headers, False),
             "/v1/explain": _post("The merit order of a chat request, not run", chat, headers, False, False),
             "/v1/models": _get("Models and aliases", {**ok, **unauthorized}, open_to_all=False),
+            "/v1/prices": _get("The price board", {**ok, **unauthorized, **not_ready}, open_to_all=False),
             "/healthz": _get("Alive", ok),
             "/readyz": _get("Ready to serve", {**ok, **not_ready}),
             "/metrics": _get("Prometheus metrics", text),

@@ -93,7 +93,7 @@ class VllmReplica:
         import aiohttp
 
         settings = self._settings
-        message = Announcement(settings.pool, ReplicaInfo(self._id, url))
+        message = Announcement(settings.pool, placed(ReplicaInfo(self._id, url)))
         async with aiohttp.ClientSession() as session:
             while not self._engine.errored:
                 await control.post(session, settings.controller, "replicas", message, settings.token, dict)
@@ -116,6 +116,16 @@ class VllmReplica:
         for task in self._tasks:
             task.cancel()
         await self._stack.aclose()
+
+
+def placed(info: ReplicaInfo) -> ReplicaInfo:
+    """``info`` with what a meter needs to find this replica: its node, its root process, its GPUs."""
+    import ray
+
+    from pricing.meter.nvml import uuids
+
+    node = ray.get_runtime_context().get_node_id()
+    return msgspec.structs.replace(info, node=node, pid=os.getpid(), gpus=uuids(ray.get_gpu_ids()))
 
 
 def guarded(app: Any, token: str) -> Any:

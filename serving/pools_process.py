@@ -6,15 +6,18 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool, RayServeLlmEngine, VllmEngine
 from serving import control
 from serving.control import Announcement
 from serving.gate.wire import ReplicaInfo
+from serving.meter_process import MeterActor, MeterSettings, settings_of
 from serving.pools import ReplicaSettings, VllmReplica, environment
 from serving.routes import model_path
 
@@ -23,6 +26,7 @@ log = logging.getLogger("baseload.pools")
 _HEALTH_PERIOD_S = 2.0
 _HEALTH_TIMEOUT_S = 10.0
 _ANNOUNCE_S = 1.0
+_NODES_S = 10.0
 
 
 class PoolError(RuntimeError):
@@ -132,6 +136,36 @@ def _llm_app(engine: RayServeLlmEngine) -> Any:
     return build_openai_app({"llm_configs": [LLMConfig(**engine.llm_config)], "ingress_deployment_config": ingress})
 
 
+class Meters:
+    """One meter on every node of the cluster, for as long as the node is there."""
+
+    def __init__(self, settings: MeterSettings) -> None:
+        self._settings = settings
+        self._actors: dict[str, Any] = {}
+
+    def place(self) -> None:
+        """Start meters on nodes that have come, forget those of nodes that have gone. Ray restarts those that die."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = ray.get_runtime_context().get_node_id()
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for node in self._actors.keys() - alive:
+            ray.kill(self._actors.pop(node))
+        for node in alive - self._actors.keys():
+            # A URL of this machine means another machine elsewhere.
+            settings = self._settings if node == here else msgspec.structs.replace(self._settings, local=())
+            actor = ray.remote(MeterActor).options(
+                name=f"meter-{node}",
+                num_cpus=0,
+                max_restarts=-1,
+                get_if_exists=True,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            self._actors[node] = actor.remote(settings, node)
+            log.info("meter placed", extra={"node": node})
+
+
 async def run(config: ClusterConfig) -> None:
     """Deploy every pool that is ours and hold them until SIGTERM or SIGINT, then take them down."""
     token = control.token()
@@ -144,6 +178,7 @@ async def run(config: ClusterConfig) -> None:
 
     await asyncio.to_thread(start_ray, config)
     announced: dict[str, str] = {}
+    meters, looked_s = Meters(settings_of(config, token)), float("-inf")
     try:
         for pool in config.pools:
             log.info("deploying", extra={"pool": pool.name})
@@ -153,6 +188,9 @@ async def run(config: ClusterConfig) -> None:
         log.info("pools are up", extra={"pools": [pool.name for pool in config.pools]})
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
+                if time.monotonic() - looked_s >= _NODES_S:
+                    looked_s = time.monotonic()
+                    await asyncio.to_thread(meters.place)
                 for name, url in announced.items():
                     message = Announcement(name, ReplicaInfo(name, url))
                     await control.post(session, control.url(config), "replicas", message, token, dict)

@@ -1,6 +1,6 @@
 """Entry point of the serving processes: ``python -m serving.process ROLE --config FILE``. Started by the supervisor.
 
-Roles: controller; gate NAME; gateway; ledger; pools; simulated NAME. Each runs until SIGTERM.
+Roles: controller; gate NAME; gateway; ledger; meter; pools; prices; simulated NAME. Each runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from scheduler.config import ClusterConfig, ConfigError, load
+from scheduler.config.supply import Price
 from serving import control, logs
 
 log = logging.getLogger("baseload.process")
@@ -30,7 +31,9 @@ _PR_SET_PDEATHSIG = 1
 def main(argv: list[str] | None = None) -> int:
     """Run one role. Exit status 0 after SIGTERM, 2 for a configuration that cannot be used, 1 for any other failure."""
     parser = argparse.ArgumentParser(prog="serving.process", description=__doc__)
-    parser.add_argument("role", choices=("controller", "gate", "gateway", "ledger", "pools", "simulated"))
+    parser.add_argument(
+        "role", choices=("controller", "gate", "gateway", "ledger", "meter", "pools", "prices", "simulated")
+    )
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("--config", default="cluster.yaml")
     parser.add_argument("--host", default="127.0.0.1")
@@ -78,10 +81,18 @@ def _run(options: argparse.Namespace, config: ClusterConfig) -> None:
 
         pool = next(pool for pool in config.pools if pool.name == name)
         uvloop.run(_until_told(GateServer(config, pool, control.token()).run(options.host)))
+    elif role == "prices":
+        from serving.prices_process import run as poll_for_ever
+
+        uvloop.run(_until_told(poll_for_ever(config)))
     elif role == "ledger":
         from serving.ledger.loader import run as load_for_ever
 
         asyncio.run(_until_told(load_for_ever(config)))
+    elif role == "meter":
+        from serving.meter_process import go_on_as_meter, settings_of
+
+        go_on_as_meter(settings_of(config, control.token()))
     elif role == "pools":
         from serving.pools_process import run
 
@@ -97,7 +108,7 @@ def _simulated(config: ClusterConfig, name: str, host: str, port: int) -> None:
     provider = next(provider for provider in config.providers if provider.name == name)
     simulated = provider.simulated
     price = provider.models[0].price
-    if simulated is None or isinstance(price, str):
+    if simulated is None or not isinstance(price, Price):
         raise ValueError(f"provider {name!r} is not simulated, or has no price of its own")
     settings = Settings(
         name=name,

@@ -95,6 +95,7 @@ class ChatBody(Body):
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     reasoning_effort: str | None = None
+    web_search_options: dict[str, Any] | None = None
 
 
 class CompletionBody(Body):
@@ -122,6 +123,7 @@ class Parsed(Struct, frozen=True):
     input_tokens: int
     reasoning_effort: str
     choices: int = 1
+    searches: int = 0
 
     @property
     def stream(self) -> bool:
@@ -133,10 +135,16 @@ class Parsed(Struct, frozen=True):
         """``max_completion_tokens`` or ``max_tokens``, whichever is given."""
         return self.body.max_completion_tokens or self.body.max_tokens
 
-    def rewritten(self, model: str) -> bytes:
-        """The body for a source: its own name of the model; on streams the usage event is always asked for."""
+    def rewritten(self, model: str, service_tier: str = "") -> bytes:
+        """The body for a source: its own name of the model; on streams the usage event is always asked for.
+
+        The service tier is the offer's: a client that asked for another would be billed otherwise than quoted.
+        """
         fields = dict(self.fields)
         fields["model"] = Raw(_encode(model))
+        fields.pop("service_tier", None)
+        if service_tier:
+            fields["service_tier"] = Raw(_encode(service_tier))
         if self.stream:
             fields["stream_options"] = self._stream_options()
         return _encode(fields)
@@ -198,6 +206,9 @@ def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
         needs.add("response_format")
     if body.logprobs:
         needs.add("logprobs")
+    searches = 0 if body.web_search_options is None else 1
+    if searches:
+        needs.add("search")
     text = ""
     for message in body.messages:
         content = message.content
@@ -213,9 +224,8 @@ def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
                     needs.add("audio")
     size = len(bytes(fields["messages"])) + (len(bytes(fields["tools"])) if body.tools else 0)
     tokens = max(1, size // BYTES_PER_TOKEN)
-    return Parsed(
-        body, fields, frozenset(needs), text, len(body.messages), tokens, body.reasoning_effort or "", body.n or 1
-    )
+    effort, turns = body.reasoning_effort or "", len(body.messages)
+    return Parsed(body, fields, frozenset(needs), text, turns, tokens, effort, body.n or 1, searches)
 
 
 def _param(message: str) -> str | None:

@@ -20,6 +20,7 @@ class Route:
     pool: str = ""
     zone: str = ""
     simulated: bool = False
+    service_tier: str = ""  # '' for the standard one
 
 
 def routes(config: ClusterConfig, control_token: str, simulated_urls: dict[str, str]) -> dict[str, Route]:
@@ -48,6 +49,7 @@ def routes(config: ClusterConfig, control_token: str, simulated_urls: dict[str, 
                 api_key=(provider.api_key.value() or "") if provider.api_key else "",
                 zone=provider.zone,
                 simulated=provider.kind == "simulated",
+                service_tier="" if served.service_tier == "standard" else served.service_tier,
             )
     return result
 

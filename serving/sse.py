@@ -17,10 +17,17 @@ _TOKENS_MAX = 2**40  # a source that claims more is not believed
 _EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
-class UsageDetails(msgspec.Struct):
-    """OpenAI's ``prompt_tokens_details``."""
+class PromptDetails(msgspec.Struct):
+    """OpenAI's ``prompt_tokens_details``; ``cache_creation_tokens`` as litellm and OpenRouter report cache writes."""
 
     cached_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct):
+    """OpenAI's ``completion_tokens_details``."""
+
+    reasoning_tokens: int | None = None
 
 
 class UsageBlock(msgspec.Struct):
@@ -28,14 +35,21 @@ class UsageBlock(msgspec.Struct):
 
     prompt_tokens: int = 0
     completion_tokens: int | None = 0
-    prompt_tokens_details: UsageDetails | None = None
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
 
     def usage(self) -> Usage:
         """As the core's type, with impossible values (negative, more cached than read) cut to possible ones."""
-        details = self.prompt_tokens_details
-        read = min(_TOKENS_MAX, max(0, self.prompt_tokens))
-        cached = min(read, max(0, (details.cached_tokens or 0) if details else 0))
-        return Usage(read, cached, min(_TOKENS_MAX, max(0, self.completion_tokens or 0)))
+        read, written = _tokens(self.prompt_tokens, _TOKENS_MAX), _tokens(self.completion_tokens, _TOKENS_MAX)
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        cached = _tokens(prompt.cached_tokens, read) if prompt else 0
+        created = _tokens(prompt.cache_creation_tokens, read - cached) if prompt else 0
+        reasoning = _tokens(completion.reasoning_tokens, written) if completion else 0
+        return Usage(read, cached, written, created, reasoning_tokens=reasoning)
+
+
+def _tokens(count: int | None, most: int) -> int:
+    return min(most, max(0, count or 0))
 
 
 class Answer(msgspec.Struct):

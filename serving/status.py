@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from serving import metrics
+from serving import metrics, price_metrics
 from serving.accounting import Accountant
 from serving.clock import now_s
 from serving.view import View
@@ -61,4 +61,6 @@ class Status:
         for pool, stats in self._view.engines.items():
             for what in ("running", "waiting", "kv_usage", "prompt_tokens", "generation_tokens"):
                 metrics.POOL.labels(pool, f"engine_{what}").set(getattr(stats, what))
+        if self._view.prices is not None:
+            price_metrics.expose(self._view.prices, now_s())
         return generate_latest(metrics.REGISTRY)

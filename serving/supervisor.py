@@ -61,7 +61,10 @@ class Supervisor:
         gateway = ["gateway", "--host", host, "--port", str(port), "--simulated", msgspec.json.encode(urls).decode()]
         self.children = [
             Child("controller", ["controller", "--fresh"]),
+            # Where Ray places pools, it places a meter beside them on every node.
+            *([Child("meter", ["meter"])] if config.pools and not needs_ray(config) else []),
             Child("ledger", ["ledger"]),
+            *([Child("prices", ["prices"])] if config.feeds else []),
             *(Child(f"gate-{pool.name}", ["gate", pool.name]) for pool in config.pools),
             *simulated,
             *([Child("pools", ["pools"])] if needs_ray(config) else []),

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import msgspec
 
+from pricing.report import PriceReport
 from scheduler.core.market import NO_LOAD, Load, Market, OfferLoad, Outcome, Policy
-from scheduler.core.supply import Offer
+from scheduler.core.supply import FixedCost, Offer
 from serving.gate.wire import EngineStats
 
 EMPTY = Market(0, 0.0, ())
@@ -19,11 +20,15 @@ _TTFT_WEIGHT = 0.1
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What the controller sends a gateway: the market with this gateway's leases, where the gates are, engine counters."""
+    """What the controller sends a gateway: the market with this gateway's leases, where the gates are, engine counters.
+
+    ``fixed`` is the amortized cost by offer id: for settlement and reports, never for ``decide``.
+    """
 
     market: Market
     gates: dict[str, str]
     engines: dict[str, EngineStats] = {}
+    fixed: dict[str, FixedCost] = {}
 
 
 class View:
@@ -33,6 +38,8 @@ class View:
         self.market: Market = EMPTY
         self.gates: dict[str, str] = {}
         self.engines: dict[str, EngineStats] = {}
+        self.fixed: dict[str, FixedCost] = {}
+        self.prices: PriceReport | None = None
         self._offers: dict[str, OfferLoad] = {}
         self._usd: dict[str, float] = {}
         self._starts: dict[str, deque[float]] = {}
@@ -46,7 +53,7 @@ class View:
         # A controller that has just restarted grants nothing yet: leases that were granted before run to their end.
         leases = {**self.market.leases, **published.market.leases}
         self.market, self.gates = replace(published.market, leases=leases), published.gates
-        self.engines = published.engines
+        self.engines, self.fixed = published.engines, published.fixed
         for offer in self.market.offers:
             before = old.get(offer.id)
             here = self._offers.get(offer.id)

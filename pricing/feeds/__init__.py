@@ -47,8 +47,14 @@ class FeedChanged(FeedError):
 class Http(Protocol):
     """How a feed asks the network: bounded in bytes and time, conditional where the source gives an ETag."""
 
-    def get(self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> bytes | None:
+    def get(
+        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    ) -> bytes | None:
         """Body of a 200; None for a 304 (nothing has changed since the last poll). Raises FeedError."""
+        ...
+
+    def require_network(self) -> None:
+        """Raises FeedOffline where the network may not be used: for feeds whose library brings its own transport."""
         ...
 
 

@@ -22,7 +22,7 @@ class Feed(Model):
 
     name: Name
     kind: Name
-    every_s: Annotated[float, Field(ge=10, le=86_400, strict=True)] = 900.0
+    every_s: Annotated[float, Field(ge=1, le=86_400, strict=True)] = 900.0
     ttl_s: Positive = 86_400.0
     timeout_s: Annotated[float, Field(gt=0, le=300, strict=True)] = 30.0
     bytes_max: Count = 32 * 1024 * 1024
@@ -97,6 +97,8 @@ class Rental(Model):
     into starting up. ``interruptions_per_hour`` each lose ``usd_lost_per_interruption`` of work (see economics: spot).
     """
 
+    gpu: str = ""  # where the price is one's own; a feed says it itself
+    gpu_count: Annotated[float, Field(gt=0, strict=True)] = 1.0
     usd_per_hour: NonNegative | None = None
     listed: tuple[Listed, ...] = ()
     availability: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0

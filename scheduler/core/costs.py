@@ -17,7 +17,10 @@ Cost = Callable[[Request, Offer, Load, Policy], float]
 
 def cash(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
     """Avoidable money: the API bill, or the energy of a GPU, at this request's own token mix."""
-    return offer.rate.usd(offer.expected(request.usage))
+    usage = request.usage
+    if offer.reasoning_tokens or offer.tokens_ratio != 1.0:
+        usage = offer.expected(usage)
+    return offer.rate.usd(usage)
 
 
 def floor(request: Request, offer: Offer, load: Load, policy: Policy) -> float:

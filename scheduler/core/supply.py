@@ -44,9 +44,6 @@ class Tier(NamedTuple):
     usd_per_reasoning: float | None = None
 
 
-_NOTHING_ELSE = (0, 0, 0, 0)
-
-
 @dataclass(frozen=True, slots=True)
 class Rate:
     """Avoidable price in USD per token, request and search; ``tiers`` ascend by ``input_tokens_above``.
@@ -66,7 +63,7 @@ class Rate:
 
     def usd(self, usage: Usage) -> float:
         """USD for ``usage``, each kind of token at its own price and in the tier of the whole input."""
-        input_tokens, cached_tokens, output_tokens = usage[:3]
+        input_tokens, cached_tokens, output_tokens, write, write_long, reasoning, searches = usage
         prices: Rate | Tier = self
         for tier in self.tiers:
             if input_tokens > tier.input_tokens_above:
@@ -77,7 +74,7 @@ class Rate:
             + cached_tokens * prices.usd_per_cached
             + output_tokens * prices.usd_per_output
         )
-        return usd if usage[3:] == _NOTHING_ELSE else usd + self._extra_usd(prices, usage)
+        return usd + self._extra_usd(prices, usage) if write or write_long or reasoning or searches else usd
 
     def _extra_usd(self, prices: Rate | Tier, usage: Usage) -> float:
         """What rarer kinds of tokens cost above the plain input and output that they were counted as."""
@@ -232,7 +229,7 @@ class Offer:
         if ratio == 1.0 and not reasoning:
             return usage
         if ratio != 1.0:
-            usage = Usage(*(math.ceil(tokens * ratio) for tokens in usage[:-1]), usage.searches)
+            usage = Usage._make([*(math.ceil(tokens * ratio) for tokens in usage[:-1]), usage.searches])
         if reasoning and usage.output_tokens:
             usage = usage._replace(
                 output_tokens=usage.output_tokens + reasoning, reasoning_tokens=usage.reasoning_tokens + reasoning

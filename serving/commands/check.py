@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,26 +15,42 @@ from scheduler.config import ClusterConfig, ConfigError, load
 def load_or_explain(path: Path) -> ClusterConfig:
     """The configuration, or exit status 2 with every problem named on standard error."""
     try:
-        return load(path)
+        return checked(path)
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from error
 
 
+def checked(path: Path) -> ClusterConfig:
+    """Load ``path`` and look at what only shows on this machine: kinds of feeds, time zones. Raises ConfigError."""
+    config = load(path)
+    from pricing import checks
+
+    if problems := checks.problems(config):
+        raise ConfigError(path, problems)
+    return config
+
+
 def run(path: Path, as_json: bool) -> int:
     """Check ``path``; 0 if it can be used, else 2."""
     try:
-        config = load(path)
+        config = checked(path)
     except ConfigError as error:
         if as_json:
             print(msgspec.json.encode({"ok": False, "problems": error.problems}).decode())
         else:
             print(error, file=sys.stderr)
         return 2
-    from pricing import board
+    from pricing import board, bought
 
-    priced = board.price(config, 0.0)
-    notes = [f"{offer_id}: no offer ({reason})" for offer_id, reason in priced.unpriced.items()]
+    priced = board.price(config, time.time())
+    listed = {f"{p.name}/{m.model}" for p in config.providers for m in p.models if bought.keys(config, m)}
+    notes = [
+        f"{offer_id}: is offered once a feed has been heard"
+        if offer_id in listed
+        else f"{offer_id}: no offer ({reason})"
+        for offer_id, reason in priced.unpriced.items()
+    ]
     for tenant in config.tenants:
         notes += [
             f"tenant {tenant.name}: {key.env} is not set, so that key opens nothing"
@@ -45,7 +62,7 @@ def run(path: Path, as_json: bool) -> int:
         return 0
     print(
         f"{path}: ok. {len(config.pools)} pool(s), {len(config.providers)} provider(s), "
-        f"{len(priced.offers)} offer(s), {len(config.tenants)} tenant(s)."
+        f"{len(priced.offers)} offer(s), {len(config.feeds)} feed(s), {len(config.tenants)} tenant(s)."
     )
     for note in notes:
         print(f"  note: {note}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
+from serving.commands.spans import start_s
 from serving.ledger.errors import JournalMissing, LedgerError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ app = typer.Typer(help="What was decided and what it cost.", invoke_without_comm
 
 URL_DEFAULT = "sqlite:///.baseload/ledger.db"
 JOURNAL_DEFAULT = Path(".baseload/journal")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 URL_HELP = f"Database: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME (default: {URL_DEFAULT})"
 # The group reads the environment and hands on: read again here, it would override an option before the subcommand.
@@ -65,7 +63,7 @@ def ledger(
     from serving.ledger.report import summary, totals
     from serving.ledger.tables import print_totals
 
-    since_s = _since_s(since)
+    since_s = start_s(since)
     with _opened(context, None, None, None) as store:
         lines = totals(store, by, since_s)
         sentence = summary(store, since_s)
@@ -92,7 +90,7 @@ def export(
     """Write one row per request to a file."""
     from serving.ledger.report import export_requests
 
-    since_s = _since_s(since)
+    since_s = start_s(since)
     with _opened(context, url, journal, load) as store:
         try:
             rows = export_requests(store, out, file_format, since_s)
@@ -144,12 +142,3 @@ def _opened(context: typer.Context, url: str | None, journal: Path | None, load:
     except LedgerError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-
-
-def _since_s(since: str) -> float:
-    if since == "all":
-        return 0.0
-    match = re.fullmatch(r"(\d{1,9})([smhdw])", since)
-    if match is None:
-        raise typer.BadParameter(f"{since!r} is no span: 90m, 24h, 7d, 4w or all", param_hint="--since")
-    return max(0.0, time.time() - int(match[1]) * _SECONDS[match[2]])

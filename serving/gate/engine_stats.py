@@ -10,6 +10,7 @@ _NAMES = {
     "vllm:kv_cache_usage_perc": "kv_usage",
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:prefix_cache_hits_total": "cached_tokens",
 }
 
 

@@ -87,6 +87,7 @@ class GateState:
             kv_usage=sum(e.kv_usage for e in engines) / len(engines) if engines else 0.0,
             prompt_tokens=sum(e.prompt_tokens for e in engines),
             generation_tokens=sum(e.generation_tokens for e in engines),
+            cached_tokens=sum(e.cached_tokens for e in engines),
         )
 
     def demand(self, now_s: float) -> tuple[list[tuple[float, float]], float]:

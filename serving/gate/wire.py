@@ -55,10 +55,17 @@ decode_to_gateway = msgspec.json.Decoder(ToGateway).decode
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
-    """An engine that has announced itself, or is named in cluster.yaml."""
+    """An engine that has announced itself, or is named in cluster.yaml.
+
+    For the meter, where it is known: the node (as Ray names it), the root of the engine's processes there, and its GPUs
+    (UUIDs, or numbers as text).
+    """
 
     id: str
     url: str
+    node: str = ""
+    pid: int = 0
+    gpus: tuple[str, ...] = ()
 
 
 class GateReport(msgspec.Struct, frozen=True):
@@ -88,3 +95,4 @@ class EngineStats(msgspec.Struct, frozen=True):
     kv_usage: float = 0.0
     prompt_tokens: float = 0.0
     generation_tokens: float = 0.0
+    cached_tokens: float = 0.0  # of the prompts: taken from the prefix cache, not computed

@@ -65,6 +65,8 @@ _PASSED = frozenset(
         "suffix",
         "echo",
         "best_of",
+        "service_tier",
+        "web_search_options",
     ]
 )
 

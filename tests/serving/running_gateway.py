@@ -64,6 +64,7 @@ class Site:
     bounds: str = "{}"
     policy: Mapping[str, Any] = field(default_factory=dict)
     budget_usd: float = 0.001
+    more: str = ""  # further sections
 
     def yaml(self, directory: Path, controller_port: int) -> str:
         pool = _POOL.format(url=self.pool_url) if self.pool_url else "[]"
@@ -81,6 +82,7 @@ class Site:
             journal=directory / "journal",
             database=directory / "ledger.db",
             port=controller_port,
+            more=self.more,
         )
 
 
@@ -125,6 +127,7 @@ policy:{policy}
   bounds: {bounds}
 ledger: {{journal: "{journal}", url: "sqlite:///{database}"}}
 controller: {{port: {port}}}
+{more}
 """
 
 

@@ -59,7 +59,7 @@ class World:
         self.transport = FakeTransport({ids[i]: list(listed) for i, listed in enumerate(case.sources)})
         self.gates = {p.name: FakeGate(list(case.gates[i])) for i, p in enumerate(self.config.pools)}
         self.journal = FakeJournal(case.begins_max)
-        accountant = Accountant(self.journal, priced.fixed, "g")  # type: ignore[arg-type]
+        accountant = Accountant(self.journal, priced, "g")  # type: ignore[arg-type]
         access = Access(self.config)
         services = Services(
             self.view,

@@ -196,7 +196,7 @@ def test_a_killed_supervisor_leaves_no_process_behind(tmp_path_factory: pytest.T
     with running() as pool:
         site = Site(pool.url, [provider_yaml("east", "east", 1, simulated(free_port()))])
         with serving(tmp_path_factory.mktemp("orphans"), site, ready) as gateway:
-            wait_until(lambda: len(gateway.children()) == 5, what="started")
+            wait_until(lambda: len(gateway.children()) == 6, what="started")
             children: list[psutil.Process] = gateway.children()
             os.kill(gateway.process.pid, signal.SIGKILL)
             gateway.process.wait(10)

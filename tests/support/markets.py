@@ -75,16 +75,21 @@ def usd(maximum: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def usages(draw: st.DrawFn) -> Usage:
-    read = draw(st.integers(0, 20_000))
-    return Usage(read, draw(st.integers(0, read)), draw(st.integers(0, 5_000)))
+    read, written = draw(st.integers(0, 20_000)), draw(st.integers(0, 5_000))
+    cached = draw(st.integers(0, read))
+    write = draw(st.integers(0, read - cached))
+    write_long = draw(st.integers(0, read - cached - write))
+    return Usage(read, cached, written, write, write_long, draw(st.integers(0, written)), draw(st.integers(0, 3)))
 
 
 @st.composite
 def rates(draw: st.DrawFn) -> Rate:
     price = usd(1e-4)
     above = sorted(draw(st.sets(st.integers(0, 20_000), max_size=3)))
-    tiers = tuple(Tier(n, draw(price), draw(price), draw(price)) for n in above)
-    return Rate(draw(price), draw(price), draw(price), draw(usd(0.01)), tiers)
+    extra = st.none() | price
+    tiers = tuple(Tier(n, draw(price), draw(price), draw(price), draw(extra), draw(extra), draw(extra)) for n in above)
+    rarer = (draw(extra), draw(extra), draw(extra))
+    return Rate(draw(price), draw(price), draw(price), draw(usd(0.01)), tiers, *rarer, draw(usd(0.01)))
 
 
 @st.composite

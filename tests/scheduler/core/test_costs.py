@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import replace
 from fractions import Fraction
@@ -18,18 +19,50 @@ from tests.support.markets import CURVE, NO_USE, NOW_S, POLICY, bid_curves, curv
 FULL = Capacity(replicas=2, slots=20, running=20, waiting=3, service_s_mean=4.0, as_of_s=NOW_S)
 
 
+def kinds(usage: Usage) -> dict[str, int]:
+    """How many tokens of each kind there are, each token once."""
+    written = usage.cache_write_tokens + usage.cache_write_long_tokens
+    return {
+        "usd_per_input": usage.input_tokens - usage.cached_tokens - written,
+        "usd_per_cached": usage.cached_tokens,
+        "usd_per_cache_write": usage.cache_write_tokens,
+        "usd_per_cache_write_long": usage.cache_write_long_tokens,
+        "usd_per_output": usage.output_tokens - usage.reasoning_tokens,
+        "usd_per_reasoning": usage.reasoning_tokens,
+    }
+
+
+def exact_usd(place: Rate | Tier, kind: str) -> Fraction:
+    """The price of one token of a kind; where there is none, that of what it is part of."""
+    wider = {
+        "usd_per_cache_write": "usd_per_input",
+        "usd_per_cache_write_long": "usd_per_cache_write",
+        "usd_per_reasoning": "usd_per_output",
+    }
+    usd = getattr(place, kind)
+    return exact_usd(place, wider[kind]) if usd is None else Fraction(usd)
+
+
 @given(rates(), usages())
 def test_a_rate_charges_each_token_once_at_the_tier_of_the_whole_input(rate: Rate, usage: Usage) -> None:
-    prices = (rate.usd_per_input, rate.usd_per_cached, rate.usd_per_output)
     passed = [tier for tier in rate.tiers if usage.input_tokens > tier.input_tokens_above]
-    if passed:
-        prices = max(passed)[1:]
-    exact = Fraction(rate.usd_per_request)
-    for tokens, usd in zip(
-        (usage.input_tokens - usage.cached_tokens, usage.cached_tokens, usage.output_tokens), prices, strict=True
-    ):
-        exact += tokens * Fraction(usd)
-    assert rate.usd(usage) == pytest.approx(float(exact), rel=1e-12, abs=1e-18)
+    place = max(passed, key=lambda tier: tier.input_tokens_above) if passed else rate
+    exact = Fraction(rate.usd_per_request) + usage.searches * Fraction(rate.usd_per_search)
+    exact += sum(tokens * exact_usd(place, kind) for kind, tokens in kinds(usage).items())
+    assert rate.usd(usage) == pytest.approx(float(exact), rel=1e-9, abs=1e-12)
+
+
+@given(usages(), st.floats(0.5, 3.0), st.integers(0, 2000))
+def test_what_a_model_really_reads_and_writes_is_more_by_its_tokenizer_and_its_thinking(
+    usage: Usage, ratio: float, reasoning: int
+) -> None:
+    expected = offer(tokens_ratio=ratio, reasoning_tokens=reasoning).expected(usage)
+    assert expected.input_tokens == math.ceil(usage.input_tokens * ratio)
+    assert expected.searches == usage.searches
+    thinks = reasoning if usage.output_tokens else 0
+    assert expected.output_tokens == math.ceil(usage.output_tokens * ratio) + thinks
+    assert usage.reasoning_tokens * ratio + thinks <= expected.reasoning_tokens <= expected.output_tokens
+    assert offer().expected(usage) == usage
 
 
 @pytest.mark.parametrize(("read", "usd"), [(100, 100.0), (101, 202.0), (200, 400.0), (201, 603.0)])

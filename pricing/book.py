@@ -1,0 +1,223 @@
+"""The last good price of every product of every feed: what is taken in, what waits in quarantine, what has aged out.
+
+Pure: ``take`` returns the new entry and what has changed, for the history. A bad answer never displaces a good price; it
+only lets it age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pricing import guard
+from pricing.listing import Listing, Price, Step
+
+What = Literal["price", "seen", "refused", "quarantined", "confirmed", "withdrawn", "unlisted", "relisted"]
+
+# Steps further from now than this have no use on the board; the history keeps those that have been.
+_STEPS_KEPT_S = 8 * 86_400.0
+# A source's clock may be a little ahead of ours.
+_AHEAD_S_MAX = 120.0
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A price in quarantine: ``seen`` polls in a row have said so, from ``since_s`` to ``last_s``."""
+
+    price: Price
+    reason: str
+    since_s: float
+    seen: int
+    final: bool
+    last_s: float = 0.0
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One product of one feed. ``price`` is the last good one; ``since_s`` when it began, ``observed_s`` last seen.
+
+    ``doubted_s``: since when the source has not listed it, or has listed what was refused.
+    """
+
+    feed: str
+    product: str
+    price: Price | None = None
+    since_s: float = 0.0
+    observed_s: float = 0.0
+    held: Held | None = None
+    listed: bool = True
+    refused: str = ""
+    doubted_s: float = 0.0
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of the history. ``price`` of a series holds its steps from the first to the last that has changed.
+
+    ``seen`` says of a whole feed that what it listed still held; ``final``: its own source cannot confirm this price.
+    ``observed_s``: when the source says that it held, where that is before ``at_s`` (for ``seen``: the oldest of all).
+    """
+
+    at_s: float
+    feed: str
+    product: str
+    what: What
+    price: Price | None = None
+    text: str = ""
+    final: bool = False
+    observed_s: float | None = None
+
+
+class Rules(NamedTuple):
+    """When a change of price is believed (see ``scheduler.config.prices.Feed``)."""
+
+    jump_ratio_max: float = 3.0
+    jump_ratio_never: float = 20.0
+    confirmations: int = 3
+
+
+Agrees = Callable[[Price], bool]
+
+
+def nobody_agrees(price: Price) -> bool:
+    """There is no other source to ask."""
+    return False
+
+
+def take(
+    entry: Entry | None, feed: str, listing: Listing, rules: Rules, now_s: float, agrees: Agrees = nobody_agrees
+) -> tuple[Entry, list[Change]]:
+    """Judge one listing of a poll against what is known. ``agrees`` asks the other sources of the same thing."""
+    known = entry or Entry(feed, listing.product)
+    observed_s = _observed_s(listing.observed_s, now_s)
+
+    def change(what: What, price: Price | None = None, text: str = "", final: bool = False) -> Change:
+        return Change(
+            now_s, feed, listing.product, what, price, text, final, observed_s if observed_s < now_s else None
+        )
+
+    reason = guard.implausible(listing.price)
+    if reason is None and known.price is not None and not isinstance(listing.price, type(known.price)):
+        reason = f"became a {type(listing.price).__name__}"
+    if reason is not None:
+        if known.listed and known.refused == reason:
+            return msgspec.structs.replace(known, held=None), []
+        doubted = msgspec.structs.replace(known, listed=True, refused=reason, held=None, doubted_s=now_s)
+        return doubted, [change("refused", text=reason)]
+    back = [] if known.listed and not known.refused else [change("relisted")]
+    known = msgspec.structs.replace(known, listed=True, refused="")
+    if guard.steps_of(listing.price) is not None:
+        known, changes = _take_series(known, listing.price, now_s, change)
+        return seen(known, observed_s), changes or back
+    if known.price == listing.price:
+        changes = [change("withdrawn", known.held.price)] if known.held else back
+        return seen(msgspec.structs.replace(known, held=None), observed_s), changes
+    suspicion, final = _suspicion(known.price, listing.price, rules)
+    changes = []
+    if suspicion:
+        held = _held(known.held, listing.price, suspicion, final, now_s)
+        confirmed = agrees(listing.price) or (not final and held.seen > rules.confirmations)
+        if not confirmed:
+            same = known.held is not None and known.held.price == listing.price
+            changes = [] if same else [change("quarantined", listing.price, suspicion, final)]
+            return msgspec.structs.replace(known, held=held), changes
+        changes = [change("confirmed", listing.price)]
+    fresh = Entry(feed, listing.product, listing.price, now_s, observed_s)
+    return fresh, [*changes, change("price", listing.price)]
+
+
+def _observed_s(said_s: float, now_s: float) -> float:
+    """What a source says of its own time, where that can be true; an age that nobody can know is none."""
+    return min(max(said_s, 0.0), now_s) if said_s <= now_s + _AHEAD_S_MAX else now_s
+
+
+def _take_series(known: Entry, price: Price, now_s: float, change: Callable[..., Change]) -> tuple[Entry, list[Change]]:
+    old = _kept(guard.steps_of(known.price) or () if known.price is not None else (), now_s)
+    new = _kept(guard.steps_of(price) or (), now_s)
+    same_kind = known.price is not None and msgspec.structs.replace(known.price, steps=()) == (
+        msgspec.structs.replace(price, steps=())
+    )
+    added = msgspec.structs.replace(price, steps=guard.revised(old, new) if same_kind else new)
+    revised = _revised(old, added, now_s)
+    if known.price is not None and revised == msgspec.structs.replace(known.price, steps=old):
+        return msgspec.structs.replace(known, price=revised), []
+    return msgspec.structs.replace(known, price=revised, since_s=now_s), [change("price", added)]
+
+
+def _revised(old: tuple[Step, ...], part: Price, at_s: float) -> Price:
+    """The series that said ``old``, after its source has said ``part``."""
+    steps = guard.steps_of(part) or ()
+    return msgspec.structs.replace(part, steps=_kept(guard.merged(old, steps) if steps else old, at_s))
+
+
+def _kept(steps: tuple[Step, ...], now_s: float) -> tuple[Step, ...]:
+    """The steps that matter around now, the last one in any case."""
+    near = [s for s in steps if s.end_s > now_s - _STEPS_KEPT_S and s.start_s < now_s + _STEPS_KEPT_S]
+    return tuple(near[-guard.STEPS_MAX :]) or steps[-1:]
+
+
+def _suspicion(old: Price | None, new: Price, rules: Rules) -> tuple[str, bool]:
+    """Why a new price needs confirmation, and whether its own source can never give it."""
+    if old is None:
+        return ("free at first sight", True) if guard.is_free(new) else ("", False)
+    ratio = guard.jump(old, new)
+    if ratio <= rules.jump_ratio_max:
+        return "", False
+    by = f"{ratio:.3g}-fold" if ratio < 1e12 else "to or from zero"
+    return f"changed {by}", ratio > rules.jump_ratio_never
+
+
+def _held(held: Held | None, price: Price, reason: str, final: bool, now_s: float) -> Held:
+    if held is not None and held.price == price:
+        return msgspec.structs.replace(held, seen=held.seen + 1, last_s=now_s)
+    return Held(price, reason, now_s, 1, final, now_s)
+
+
+def unchanged(entry: Entry, rules: Rules, now_s: float, agrees: Agrees = nobody_agrees) -> tuple[Entry, list[Change]]:
+    """The source says that nothing has changed: what it listed at the last poll still holds, good or in quarantine."""
+    if not entry.listed or entry.refused:
+        return entry, []
+    if entry.held is not None:
+        return take(entry, entry.feed, Listing(entry.product, entry.held.price, now_s), rules, now_s, agrees)
+    return seen(entry, now_s), []
+
+
+def seen(entry: Entry, now_s: float) -> Entry:
+    """The good price held at ``now_s`` as well."""
+    if entry.price is None:
+        return entry
+    return msgspec.structs.replace(entry, observed_s=max(entry.observed_s, now_s))
+
+
+def holds(entry: Entry) -> bool:
+    """The last good poll of its feed has listed the good price."""
+    return entry.price is not None and entry.listed and not entry.held and not entry.refused
+
+
+def unlist(entry: Entry, now_s: float) -> tuple[Entry, list[Change]]:
+    """A good poll without this product: the last price stays and ages, one in quarantine begins anew when it is back."""
+    if not entry.listed:
+        return entry, []
+    gone = msgspec.structs.replace(entry, listed=False, held=None, doubted_s=now_s)
+    return gone, [Change(now_s, entry.feed, entry.product, "unlisted")]
+
+
+def apply(entry: Entry | None, change: Change) -> Entry:
+    """The entry after a line of the history: how the book is rebuilt at a start. ``seen`` goes to a feed's every entry."""
+    known = entry or Entry(change.feed, change.product)
+    price, observed_s = change.price, change.at_s if change.observed_s is None else change.observed_s
+    if change.what == "price" and price is not None:
+        if guard.steps_of(price) is not None:
+            old = guard.steps_of(known.price) if isinstance(known.price, type(price)) else None
+            price = _revised(old or (), price, change.at_s)
+        return Entry(change.feed, change.product, price, change.at_s, observed_s)
+    if change.what == "seen":
+        return seen(known, observed_s) if holds(known) else known
+    if change.what == "refused":
+        return msgspec.structs.replace(known, listed=True, refused=change.text, held=None, doubted_s=change.at_s)
+    if change.what == "unlisted":
+        return msgspec.structs.replace(known, listed=False, held=None, doubted_s=change.at_s)
+    known = msgspec.structs.replace(known, listed=True, refused="", held=None)
+    if change.what == "quarantined" and price is not None:
+        held = Held(price, change.text, change.at_s, 1, change.final, change.at_s)
+        return msgspec.structs.replace(known, held=held)
+    return seen(known, observed_s) if change.what in ("relisted", "withdrawn") else known

@@ -1,0 +1,126 @@
+"""The controller's price side: sheets and meters in, the board and the report out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pricing.book import Entry, Held
+from pricing.desk import Sheet
+from pricing.listing import TokenPrice
+from pricing.meter.readings import HostReading, MeterReport, ReplicaReading
+from scheduler.config import ClusterConfig
+from scheduler.core.supply import Rate
+from serving.gate.wire import EngineStats
+from serving.price_state import PriceState
+from tests.support.sites import site
+
+NOW_S = 1_800_000_000.0
+KEY = ("list", "maker/large")
+HOST = HostReading(NOW_S, 0.1, 1, 2)
+
+
+def config(ttl_s: float = 3600.0) -> ClusterConfig:
+    """One pool, and a provider priced by a feed."""
+    text = site()
+    text["feeds"] = [{"name": "list", "kind": "static", "ttl_s": ttl_s}]
+    text["providers"][0]["models"][0]["price"] = [{"feed": KEY[0], "product": KEY[1]}]
+    return ClusterConfig.model_validate(text)
+
+
+def entry(usd: float, observed_s: float = NOW_S, **more: object) -> Entry:
+    price = TokenPrice({"standard": Rate(usd, usd, usd)})
+    return Entry(*KEY, price=price, since_s=observed_s, observed_s=observed_s, **more)  # type: ignore[arg-type]
+
+
+def state(ttl_s: float = 3600.0) -> PriceState:
+    return PriceState(config(ttl_s), NOW_S)
+
+
+def bought(prices: PriceState) -> list[float]:
+    return [offer.rate.usd_per_input for offer in prices.board.offers if offer.kind == "api"]
+
+
+def test_a_price_counts_from_the_moment_that_the_desk_tells_it() -> None:
+    prices = state()
+    assert bought(prices) == []
+    prices.told(Sheet(NOW_S, [entry(2e-6)]), NOW_S)
+    assert bought(prices) == [2e-6]
+
+
+def test_a_price_leaves_by_itself_when_the_desk_falls_silent() -> None:
+    prices = state(ttl_s=100.0)
+    prices.told(Sheet(NOW_S, [entry(2e-6)]), NOW_S)
+    prices.keep_priced(NOW_S + 99.0)
+    assert bought(prices) == [2e-6]
+    prices.keep_priced(NOW_S + 106.0)
+    assert bought(prices) == []
+    assert "list: maker/large" in next(iter(prices.board.unpriced.values()))
+
+
+@given(st.floats(-1e7, 1e7), st.floats(0.0, 7000.0))
+def test_a_desk_whose_clock_is_not_ours_makes_no_price_younger(ahead_s: float, age_s: float) -> None:
+    prices = state(ttl_s=3600.0)
+    theirs_s = NOW_S + ahead_s
+    prices.told(Sheet(theirs_s, [entry(2e-6, theirs_s - age_s)]), NOW_S)
+    if abs(age_s - 3600.0) > 60.0:  # clocks that are within half a minute of each other are left alone
+        assert bool(bought(prices)) == (age_s < 3600.0)
+    for offer in prices.board.offers:
+        assert offer.expires_s <= NOW_S + max(3600.0 - age_s + 31.0, 86_400.0 if offer.kind != "api" else 0.0)
+
+
+def load(prices: PriceState, minutes: int, label: str = "measured") -> float:
+    """A pool of 100 W idle and 0.5 J per output token under a load that swings; the time at the end."""
+    joules = tokens = 0.0
+    for minute in range(minutes):
+        rate = 400.0 * (1.0 + math.sin(minute))
+        for _ in range(12):
+            joules += 5.0 * (100.0 + 0.5 * rate)
+            tokens += 5.0 * rate
+        now_s = NOW_S + 60.0 * (minute + 1)
+        reading = ReplicaReading("r1", "own", joules, 0.0, label, "energy counter")  # type: ignore[arg-type]
+        prices.metered(MeterReport("node", NOW_S, now_s, (), HOST, (reading,)), now_s)
+        prices.observe({"own": EngineStats(0, 0, 0, 3.0 * tokens, tokens, 2.0 * tokens)}, now_s)
+        prices.keep_priced(now_s)
+    return now_s
+
+
+def test_a_measured_slope_replaces_what_cluster_yaml_says() -> None:
+    prices = state()
+    before = prices.board.pools["own"].energy
+    load(prices, 45)
+    energy = prices.board.pools["own"].energy
+    assert (before.label, energy.label) == ("modelled", "measured")
+    drawn = energy.joules_per_output_token + energy.joules_per_input_token  # an input token for each output token
+    assert drawn == pytest.approx(0.5, rel=0.02)
+    assert energy.idle_watts == pytest.approx(100.0, rel=0.02)
+
+
+def test_modelled_power_never_replaces_anything() -> None:
+    prices = state()
+    load(prices, 45, label="modelled")
+    assert prices.board.pools["own"].energy.label == "modelled"
+
+
+def test_the_report_counts_tokens_from_the_prefix_cache_apart_from_those_computed() -> None:
+    prices = state()
+    now_s = load(prices, 10)
+    local = next(cost for cost in prices.report({"own": 1}, now_s).local if cost.pool == "own")
+    assert local.input_share == pytest.approx(0.75)  # three read, two of them from the cache, one written
+    assert local.power_label == "measured"
+    assert "allocation" in local.bases
+
+
+def test_the_report_tells_what_is_doubted_now_and_no_more() -> None:
+    prices = state()
+    held = Held(TokenPrice({"standard": Rate(1, 1, 1)}), "changed 5-fold", NOW_S - 60, 1, False)
+    prices.told(Sheet(NOW_S, [entry(2e-6, held=held)], history_problem="no space"), NOW_S)
+    assert [(i.what, i.text) for i in prices.report({}, NOW_S).incidents] == [
+        ("history", "no space"),
+        ("quarantined", "changed 5-fold"),
+    ]
+    prices.told(Sheet(NOW_S, [entry(2e-6)]), NOW_S)
+    assert prices.report({}, NOW_S).incidents == ()
