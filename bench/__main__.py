@@ -1,4 +1,4 @@
-"""``python -m bench [decide|ledger|pool]... [--json]``: measure, and print a table."""
+"""``python -m bench [decide|ledger|prices|pool]... [--json]``: measure, and print a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 
-_FAST = ("decide", "ledger")
+_FAST = ("decide", "ledger", "prices")
 _ALL = (*_FAST, "pool")
 
 

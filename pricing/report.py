@@ -129,6 +129,7 @@ class LocalCost(msgspec.Struct, frozen=True):
     grams_co2_per_mtok: float | None = None
     break_even_utilization: float | None = None
     break_even_against: str = ""
+    joules: float | None = None  # counted since the meters started; None where no meter sees the pool
     owning: Owning | None = None
     notes: tuple[str, ...] = ()
 

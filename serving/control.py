@@ -6,20 +6,25 @@ Whoever reports also receives, so nobody needs to be told where anybody is but t
 from __future__ import annotations
 
 import hmac
+import http.client
 import os
 import secrets
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 
 from serving.gate.wire import ReplicaInfo
 
-if TYPE_CHECKING:  # the meter on every node reports without loading pydantic
+if TYPE_CHECKING:  # meters and the prices process report without loading what they do not need
+    import aiohttp
+
     from scheduler.config import ClusterConfig
 
 TOKEN_ENV = "BASELOAD_CONTROL_TOKEN"  # noqa: S105 - the name of the variable, not a secret
-_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+_TIMEOUT_S = 2.0
+_ANSWER_BYTES_MAX = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -78,15 +83,33 @@ async def post(
     session: aiohttp.ClientSession, base: str, what: str, message: Any, bearer: str, answer: type[T]
 ) -> T | None:
     """Post ``message``; the decoded answer, or None where the controller is away (callers go on with what they know)."""
+    import aiohttp
+
     try:
         async with session.post(
             f"{base}/{what}",
             data=msgspec.json.encode(message),
             headers={"authorization": f"Bearer {bearer}"},
-            timeout=_TIMEOUT,
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         ) as response:
             if response.status != 200:
                 return None
             return msgspec.json.decode(await response.read(), type=answer)
     except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+        return None
+
+
+def tell(base: str, what: str, message: Any, bearer: str, answer: type[T]) -> T | None:
+    """The same, blocking, for processes that report every few seconds and are to stay small (aiohttp alone takes 13 MB)."""
+    address = urlsplit(base)
+    try:
+        with closing(
+            http.client.HTTPConnection(address.hostname or "", address.port, timeout=_TIMEOUT_S)
+        ) as connection:
+            headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json"}
+            connection.request("POST", f"/{what}", msgspec.json.encode(message), headers)
+            response = connection.getresponse()
+            body = response.read(_ANSWER_BYTES_MAX)
+            return msgspec.json.decode(body, type=answer) if response.status == 200 else None
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
         return None

@@ -38,7 +38,7 @@ from serving.view import Published, View
 log = logging.getLogger("baseload.gateway")
 
 _MARKET_S = 0.5
-_PRICES_S = 5.0
+_PRICES_S = 2.0
 _GC_ALLOCATIONS = 50_000
 
 

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 
 from pricing.meter import profiles
@@ -102,19 +101,18 @@ async def run(settings: MeterSettings, node: str, nvml: Nvml | None = None, host
     announced: list[MeterReplica] = []
     problem = ""
     try:
-        async with aiohttp.ClientSession() as session:
-            while True:
-                started_s = time.monotonic()
-                now = now_s()
-                report = meter.sample(now, locator.here(announced, now))
-                if report.problem != problem:
-                    problem = report.problem
-                    log.warning("meter", extra={"node": node, "problem": problem or "none any more"})
-                answer = await control.post(
-                    session, settings.controller, "meters", report, settings.token, list[MeterReplica]
-                )
-                announced = announced if answer is None else answer
-                await asyncio.sleep(max(0.0, settings.every_s - (time.monotonic() - started_s)))
+        while True:
+            started_s = time.monotonic()
+            now = now_s()
+            report = meter.sample(now, locator.here(announced, now))
+            if report.problem != problem:
+                problem = report.problem
+                log.warning("meter", extra={"node": node, "problem": problem or "none any more"})
+            answer = await asyncio.to_thread(
+                control.tell, settings.controller, "meters", report, settings.token, list[MeterReplica]
+            )
+            announced = announced if answer is None else answer
+            await asyncio.sleep(max(0.0, settings.every_s - (time.monotonic() - started_s)))
     finally:
         nvml.close()
 

@@ -60,6 +60,9 @@ COST = Gauge(
 )
 GPU_HOUR = Gauge("baseload_usd_per_gpu_hour", "Cost of a GPU-hour by part", ("pool", "part"), registry=REGISTRY)
 POOL_WATTS = Gauge("baseload_pool_watts", "Power of a pool at its boards", ("pool", "label"), registry=REGISTRY)
+POOL_JOULES = Gauge(
+    "baseload_pool_joules", "Counted by the meters since they started", ("pool", "label"), registry=REGISTRY
+)
 UTILIZATION = Gauge("baseload_pool_utilization", "Usage over allocation", ("pool",), registry=REGISTRY)
 TARIFF = Gauge("baseload_usd_per_kwh", "Power price at a pool's site now", ("pool",), registry=REGISTRY)
 PRICE_AGE = Gauge(

@@ -12,6 +12,7 @@ def expose(report: PriceReport, now_s: float) -> None:
         metrics.COST,
         metrics.GPU_HOUR,
         metrics.POOL_WATTS,
+        metrics.POOL_JOULES,
         metrics.UTILIZATION,
         metrics.TARIFF,
         metrics.PRICE_AGE,
@@ -32,6 +33,8 @@ def expose(report: PriceReport, now_s: float) -> None:
         for part, usd in pool.usd_per_gpu_hour.items():
             metrics.GPU_HOUR.labels(pool.pool, part).set(usd)
         metrics.POOL_WATTS.labels(pool.pool, pool.power_label).set(pool.watts)
+        if pool.joules is not None:
+            metrics.POOL_JOULES.labels(pool.pool, pool.power_label).set(pool.joules)
         metrics.TARIFF.labels(pool.pool).set(pool.usd_per_kwh)
         if pool.utilization is not None:
             metrics.UTILIZATION.labels(pool.pool).set(pool.utilization)

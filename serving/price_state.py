@@ -68,7 +68,7 @@ class PriceState:
         """Tokens of every pool beside the joules of the same moment."""
         for node in [node for node, (at_s, _) in self._meters.items() if now_s - at_s > _METER_TTL_S]:
             del self._meters[node]
-        joules = pool_joules(report for _, report in self._meters.values())
+        joules = self._joules()
         for pool, engine in engines.items():
             drawn = joules.get(pool, _NOBODY)
             computed = max(0.0, engine.prompt_tokens - engine.cached_tokens)
@@ -109,13 +109,22 @@ class PriceState:
     def report(self, replicas: Mapping[str, int], now_s: float) -> PriceReport:
         """The board as people see it; ``replicas`` that live, by pool."""
         served = {pool.name: found for pool in self._config.pools if (found := self._served(pool.name, now_s))}
-        return board_report.report(self._config, self.board, self._sheet, now_s, served, replicas)
+        report = board_report.report(self._config, self.board, self._sheet, now_s, served, replicas)
+        joules = self._joules()
+        local = tuple(
+            msgspec.structs.replace(cost, joules=joules[cost.pool].joules) if cost.pool in joules else cost
+            for cost in report.local
+        )
+        return msgspec.structs.replace(report, local=local)
+
+    def _joules(self) -> dict[str, PoolJoules]:
+        return pool_joules(report for _, report in self._meters.values())
 
     def _served(self, pool: str, now_s: float) -> Served | None:
         found = self._pool_meter.served(pool, now_s)
         if found is None:
             return None
-        joules = pool_joules(report for _, report in self._meters.values()).get(pool)
+        joules = self._joules().get(pool)
         return Served(
             input_tokens=round(found.input_tokens + found.cached_tokens),
             cached_tokens=round(found.cached_tokens),

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-import aiohttp
 import msgspec
 
 from pricing import checks, feeds, history, isolated, schedule
@@ -136,8 +135,8 @@ async def run(config: ClusterConfig) -> None:
 
 async def _tell(config: ClusterConfig, desk: PriceDesk, kept: History) -> None:
     token, base = control.token(), control.url(config)
-    async with aiohttp.ClientSession() as session:
-        while True:
-            kept.flush()
-            await control.post(session, base, "prices", desk.sheet(now_s(), kept.problem), token, dict)
-            await asyncio.sleep(_TELL_S)
+    while True:
+        kept.flush()
+        sheet = desk.sheet(now_s(), kept.problem)
+        await asyncio.to_thread(control.tell, base, "prices", sheet, token, dict)
+        await asyncio.sleep(_TELL_S)

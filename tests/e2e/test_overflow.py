@@ -81,6 +81,7 @@ def test_a_client_that_leaves_frees_its_slot_in_the_engine(stack: Stack) -> None
             response.close()
 
     asyncio.run(run())
+
     def idle() -> bool:
         import urllib.request
 

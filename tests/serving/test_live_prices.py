@@ -21,7 +21,7 @@ from pricing.report import OfferPrice, PriceReport
 from tests.pricing.hostile_source import Source, hostile
 
 OFFER = "east/frontier"
-TTL_S = 4.0
+TTL_S = 3.0
 
 
 @dataclass
@@ -60,7 +60,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
         first, _, second = east.rpartition("price: {input: 1, output: 1}")
         east = f"{first}price: [{{feed: list, product: maker/large}}]{second}"
         more = (
-            f"feeds:\n  - {{name: list, kind: openrouter, every_s: 1, ttl_s: {TTL_S}, timeout_s: 1, confirmations: 2,"
+            f"feeds:\n  - {{name: list, kind: openrouter, every_s: 1, ttl_s: {TTL_S}, timeout_s: 1, confirmations: 5,"
             f" options: {{url: '{source.url}/models'}}}}\nprices: {{history: {directory}/prices, meter_every_s: 1}}\n"
         )
         west = provider_yaml("west", "west", 50, simulated(free_port()))
@@ -95,7 +95,7 @@ def test_a_small_change_counts_at_once_and_a_jump_only_when_it_stays(market: Mar
     market.lists(12.5)
     wait_until(lambda: [i for i in market.board().incidents if i.what == "quarantined"], 15, "in quarantine")
     assert not market.asks(12.5)
-    wait_until(lambda: market.asks(12.5), 20, "confirmed by repetition")
+    wait_until(lambda: market.asks(12.5), 40, "confirmed by repetition")
     market.lists(4.5)
     wait_until(lambda: market.asks(4.5), 15, "a third is no jump")
 
