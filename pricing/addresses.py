@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -40,6 +42,29 @@ def origin(address: str) -> tuple[str, str]:
     """Scheme, and host with port."""
     split = urlsplit(address)
     return split.scheme, split.netloc
+
+
+def public(ip: str) -> bool:
+    """Whether an IP address is one of the Internet: not loopback, private, link-local, shared or reserved."""
+    found = ip_address(ip)
+    if isinstance(found, IPv6Address):
+        found = found.ipv4_mapped or found.sixtofour or found
+    return found.is_global and not found.is_multicast
+
+
+def inside(address: str) -> bool:
+    """Whether the host, as it is written, is an address of this machine or network; names are left to the resolver."""
+    host = (urlsplit(address).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not public(host)
+    except ValueError:
+        pass
+    try:
+        return not public(socket.inet_ntoa(socket.inet_aton(host)))  # 127.1 and 2130706433 are addresses as well
+    except (OSError, ValueError):
+        return False
 
 
 def shown_address(address: str) -> str:

@@ -6,6 +6,7 @@ it is listed in ``Board.unpriced`` with the reason, and never defaulted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -99,16 +100,22 @@ def pool_price(
     electricity = site.electricity
     power = carbon = None
     observed_s: float | None = None
+    believed_until_s = math.inf
     if electricity.day_ahead is not None:
         entry = entries.get((electricity.day_ahead.feed, electricity.day_ahead.product))
-        if entry is not None and isinstance(entry.price, PowerPrice):
-            power, observed_s = entry.price, entry.observed_s
+        ttl_s = next(feed.ttl_s for feed in config.feeds if feed.name == electricity.day_ahead.feed)
+        if bought.unusable(entry, ttl_s, now_s) is None and entry is not None and isinstance(entry.price, PowerPrice):
+            power, observed_s = entry.price, min(entry.observed_s, now_s)
+            believed_until_s = observed_s + ttl_s
     if electricity.carbon is not None:
         entry = entries.get((electricity.carbon.feed, electricity.carbon.product))
-        carbon = entry.price if entry is not None and isinstance(entry.price, CarbonIntensity) else None
+        ttl_s = next(feed.ttl_s for feed in config.feeds if feed.name == electricity.carbon.feed)
+        if bought.unusable(entry, ttl_s, now_s) is None and entry is not None:
+            carbon = entry.price if isinstance(entry.price, CarbonIntensity) else None
     tariff = tariff_at(electricity, power, now_s, observed_s)
     if tariff is None:
         return f"no power price for site {site.name} now, and no fallback_usd_per_kwh is declared"
+    tariff = tariff._replace(until_s=min(tariff.until_s, believed_until_s))
     rent = _rent(config, pool.rental, entries, now_s) if pool.rental else None
     if isinstance(rent, str) and config.policy.local_floor == "amortized":
         return f"no rent to make the floor of: {rent}"
@@ -178,7 +185,7 @@ def _pool_offers(
                 quality=_quality(config, model, quality),
                 abilities=frozenset(spec.abilities),
                 context_tokens=spec.context_tokens,
-                as_of_s=now_s,
+                as_of_s=min(now_s, tariff.observed_s),
                 expires_s=min(now_s + config.policy.price_ttl_s, tariff.until_s + bought.GRACE_S),
                 floor=cost if config.policy.local_floor == "amortized" else None,
             )

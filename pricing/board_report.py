@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 
 from pricing import bought, local_cost, spot
 from pricing.board import Board, PoolPrice
@@ -23,8 +22,9 @@ from pricing.report import (
 )
 from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool
-from scheduler.core.supply import Offer, Rate, Tier
+from scheduler.core.supply import Offer, Rate, Tier, Usage
 
+_TYPICAL_TOKENS = 1000
 _SOON_S = 30 * 86_400.0
 _RENTS_MAX = 100
 _INCIDENTS_MAX = 100
@@ -50,8 +50,8 @@ def report(
             if pool.name in board.pools
         ),
         feeds=tuple(sheet.feeds),
-        rents=tuple(_rents(config, sheet))[:_RENTS_MAX],
-        incidents=(*islice(_doubts(sheet), _INCIDENTS_MAX), *_incidents(board, offers, now_s)),
+        rents=tuple(sorted(_rents(config, sheet, now_s), key=lambda rent: not rent.pool)[:_RENTS_MAX]),
+        incidents=(*_incidents(board, offers, now_s), *_doubts(config, sheet)),
     )
 
 
@@ -131,25 +131,30 @@ def _local(
 
 
 def _cheapest_api(config: ClusterConfig, pool: Pool, board: Board, input_share: float) -> ApiPrice | None:
-    """The cheapest bought offer that clients may get instead of the pool's model: the model itself, or by an alias."""
+    """The cheapest bought offer that clients may get instead of the pool's model: the model itself, or by an alias.
+
+    Priced as a request of a thousand tokens of the pool's mix would be: with its fee, its tokenizer and its thinking.
+    """
     names = {pool.model}
     for alias in config.aliases:
         names |= set(alias.models) if pool.model in alias.models else set()
+    typical = Usage(round(_TYPICAL_TOKENS * input_share), 0, round(_TYPICAL_TOKENS * (1.0 - input_share)))
     prices = [
-        ApiPrice(offer.id, bought.blended(offer.rate, input_share) * 1e6)
+        ApiPrice(offer.id, offer.rate.usd(offer.expected(typical)) / _TYPICAL_TOKENS * 1e6)
         for offer in board.offers
         if offer.kind == "api" and offer.model in names
     ]
     return min(prices, key=lambda price: price.usd_per_mtok, default=None)
 
 
-def _rents(config: ClusterConfig, sheet: Sheet) -> Iterator[RentPrice]:
+def _rents(config: ClusterConfig, sheet: Sheet, now_s: float) -> Iterator[RentPrice]:
+    ttl_s = {feed.name: feed.ttl_s for feed in config.feeds}
     pools = {
         (listed.feed, listed.product): pool for pool in config.pools if pool.rental for listed in pool.rental.listed
     }
     for entry in sorted(sheet.entries, key=lambda entry: (entry.feed, entry.product)):
         price = entry.price
-        if not isinstance(price, GpuPrice):
+        if not isinstance(price, GpuPrice) or bought.unusable(entry, ttl_s.get(entry.feed, 0.0), now_s) is not None:
             continue
         pool = pools.get((entry.feed, entry.product))
         effective = spot.effective_usd_per_hour(price.usd_per_hour, pool.rental) if pool and pool.rental else None
@@ -168,10 +173,16 @@ def _rents(config: ClusterConfig, sheet: Sheet) -> Iterator[RentPrice]:
         )
 
 
-def _doubts(sheet: Sheet) -> Iterator[Incident]:
-    """Prices that are not believed or not listed now; and a history that cannot be written."""
+def _doubts(config: ClusterConfig, sheet: Sheet) -> Iterator[Incident]:
+    """A history that cannot be written; prices that are not believed or listed now, first those that the site names."""
     if sheet.history_problem:
         yield Incident(sheet.at_s, "", "", "history", sheet.history_problem)
+    wanted = {(listed.feed, listed.product) for _, listed in config.listed()}
+    found = sorted(_doubted(sheet), key=lambda doubt: ((doubt.feed, doubt.product) not in wanted, doubt.what))
+    yield from found[:_INCIDENTS_MAX]
+
+
+def _doubted(sheet: Sheet) -> Iterator[Incident]:
     for entry in sheet.entries:
         if entry.held is not None:
             yield Incident(entry.held.since_s, entry.feed, entry.product, "quarantined", entry.held.reason)

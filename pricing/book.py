@@ -11,13 +11,18 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from pricing import guard
+from pricing import guard, timeline
 from pricing.listing import Listing, Price, Step
 
 What = Literal["price", "seen", "refused", "quarantined", "confirmed", "withdrawn", "unlisted", "relisted"]
 
 # Steps further from now than this have no use on the board; the history keeps those that have been.
 _STEPS_KEPT_S = 8 * 86_400.0
+_STEPS_AHEAD_S = 3 * 86_400.0
+# Within this time steps add up: a price that has moved more than a jump since then is one.
+_ANCHOR_S = 86_400.0
+# Prices that differ by less are one price that moves, for the one who waits for a confirmation.
+_SAME_RATIO = 1.1
 # A source's clock may be a little ahead of ours.
 _AHEAD_S_MAX = 120.0
 
@@ -36,7 +41,8 @@ class Held(msgspec.Struct, frozen=True):
 class Entry(msgspec.Struct, frozen=True):
     """One product of one feed. ``price`` is the last good one; ``since_s`` when it began, ``observed_s`` last seen.
 
-    ``doubted_s``: since when the source has not listed it, or has listed what was refused.
+    ``doubted_s``: since when the source has not listed it, or has listed what was refused. ``anchor`` was the good price
+    at ``anchor_s``, up to a day ago: many small steps in a day must not add up to a jump.
     """
 
     feed: str
@@ -48,6 +54,8 @@ class Entry(msgspec.Struct, frozen=True):
     listed: bool = True
     refused: str = ""
     doubted_s: float = 0.0
+    anchor: Price | None = None
+    anchor_s: float = 0.0
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,12 +83,13 @@ class Rules(NamedTuple):
     confirmations: int = 3
 
 
-Agrees = Callable[[Price], bool]
+# What the other sources of the same thing say of a price: True, False, or None where none of them has a word.
+Agrees = Callable[[Price], bool | None]
 
 
-def nobody_agrees(price: Price) -> bool:
+def nobody_agrees(price: Price) -> bool | None:
     """There is no other source to ask."""
-    return False
+    return None
 
 
 def take(
@@ -105,24 +114,35 @@ def take(
         return doubted, [change("refused", text=reason)]
     back = [] if known.listed and not known.refused else [change("relisted")]
     known = msgspec.structs.replace(known, listed=True, refused="")
-    if guard.steps_of(listing.price) is not None:
+    if timeline.steps_of(listing.price) is not None:
         known, changes = _take_series(known, listing.price, now_s, change)
         return seen(known, observed_s), changes or back
     if known.price == listing.price:
         changes = [change("withdrawn", known.held.price)] if known.held else back
         return seen(msgspec.structs.replace(known, held=None), observed_s), changes
-    suspicion, final = _suspicion(known.price, listing.price, rules)
+    said = agrees(listing.price)
+    suspicion, final = _suspicion(known, listing.price, rules, said, now_s)
     changes = []
     if suspicion:
         held = _held(known.held, listing.price, suspicion, final, now_s)
-        confirmed = agrees(listing.price) or (not final and held.seen > rules.confirmations)
+        vouched = bool(said) and guard.unvouched(known.price, listing.price) <= rules.jump_ratio_max
+        confirmed = vouched or (not final and held.seen > rules.confirmations)
         if not confirmed:
-            same = known.held is not None and known.held.price == listing.price
+            same = known.held is not None and held.seen > 1
             changes = [] if same else [change("quarantined", listing.price, suspicion, final)]
             return msgspec.structs.replace(known, held=held), changes
         changes = [change("confirmed", listing.price)]
-    fresh = Entry(feed, listing.product, listing.price, now_s, observed_s)
-    return fresh, [*changes, change("price", listing.price)]
+    if suspicion:  # confirmed: steps are counted from here anew
+        known = msgspec.structs.replace(known, anchor=listing.price, anchor_s=now_s)
+    return _good(known, listing.price, now_s, observed_s), [*changes, change("price", listing.price)]
+
+
+def _good(known: Entry, price: Price, at_s: float, observed_s: float) -> Entry:
+    """The entry with a new good price."""
+    anchor, anchor_s = known.anchor, known.anchor_s
+    if anchor is None or not 0.0 <= at_s - anchor_s <= _ANCHOR_S:
+        anchor, anchor_s = (price if known.price is None else known.price), at_s
+    return Entry(known.feed, known.product, price, at_s, observed_s, anchor=anchor, anchor_s=anchor_s)
 
 
 def _observed_s(said_s: float, now_s: float) -> float:
@@ -131,12 +151,12 @@ def _observed_s(said_s: float, now_s: float) -> float:
 
 
 def _take_series(known: Entry, price: Price, now_s: float, change: Callable[..., Change]) -> tuple[Entry, list[Change]]:
-    old = _kept(guard.steps_of(known.price) or () if known.price is not None else (), now_s)
-    new = _kept(guard.steps_of(price) or (), now_s)
+    old = _kept(timeline.steps_of(known.price) or () if known.price is not None else (), now_s)
+    new = _kept(timeline.steps_of(price) or (), now_s)
     same_kind = known.price is not None and msgspec.structs.replace(known.price, steps=()) == (
         msgspec.structs.replace(price, steps=())
     )
-    added = msgspec.structs.replace(price, steps=guard.revised(old, new) if same_kind else new)
+    added = msgspec.structs.replace(price, steps=timeline.revised(old, new) if same_kind else new)
     revised = _revised(old, added, now_s)
     if known.price is not None and revised == msgspec.structs.replace(known.price, steps=old):
         return msgspec.structs.replace(known, price=revised), []
@@ -145,30 +165,35 @@ def _take_series(known: Entry, price: Price, now_s: float, change: Callable[...,
 
 def _revised(old: tuple[Step, ...], part: Price, at_s: float) -> Price:
     """The series that said ``old``, after its source has said ``part``."""
-    steps = guard.steps_of(part) or ()
-    return msgspec.structs.replace(part, steps=_kept(guard.merged(old, steps) if steps else old, at_s))
+    steps = timeline.steps_of(part) or ()
+    return msgspec.structs.replace(part, steps=_kept(timeline.merged(old, steps) if steps else old, at_s))
 
 
 def _kept(steps: tuple[Step, ...], now_s: float) -> tuple[Step, ...]:
     """The steps that matter around now, the last one in any case."""
-    near = [s for s in steps if s.end_s > now_s - _STEPS_KEPT_S and s.start_s < now_s + _STEPS_KEPT_S]
+    near = [s for s in steps if s.end_s > now_s - _STEPS_KEPT_S and s.start_s < now_s + _STEPS_AHEAD_S]
     return tuple(near[-guard.STEPS_MAX :]) or steps[-1:]
 
 
-def _suspicion(old: Price | None, new: Price, rules: Rules) -> tuple[str, bool]:
+def _suspicion(known: Entry, new: Price, rules: Rules, said: bool | None, now_s: float) -> tuple[str, bool]:
     """Why a new price needs confirmation, and whether its own source can never give it."""
-    if old is None:
-        return ("free at first sight", True) if guard.is_free(new) else ("", False)
-    ratio = guard.jump(old, new)
+    if known.price is None:
+        if guard.is_free(new):
+            return "free at first sight", True
+        return ("another source of it says otherwise", False) if said is False else ("", False)
+    ratio, over = guard.jump(known.price, new), ""
+    if known.anchor is not None and 0.0 <= now_s - known.anchor_s <= _ANCHOR_S:
+        since = guard.jump(known.anchor, new)
+        ratio, over = (since, " in a day") if since > ratio else (ratio, "")
     if ratio <= rules.jump_ratio_max:
         return "", False
-    by = f"{ratio:.3g}-fold" if ratio < 1e12 else "to or from zero"
+    by = f"{ratio:.3g}-fold{over}" if ratio < 1e12 else "to or from zero, or into another product"
     return f"changed {by}", ratio > rules.jump_ratio_never
 
 
 def _held(held: Held | None, price: Price, reason: str, final: bool, now_s: float) -> Held:
-    if held is not None and held.price == price:
-        return msgspec.structs.replace(held, seen=held.seen + 1, last_s=now_s)
+    if held is not None and held.final <= final and guard.jump(held.price, price) <= _SAME_RATIO:
+        return Held(price, reason, held.since_s, held.seen + 1, final, now_s)
     return Held(price, reason, now_s, 1, final, now_s)
 
 
@@ -206,10 +231,10 @@ def apply(entry: Entry | None, change: Change) -> Entry:
     known = entry or Entry(change.feed, change.product)
     price, observed_s = change.price, change.at_s if change.observed_s is None else change.observed_s
     if change.what == "price" and price is not None:
-        if guard.steps_of(price) is not None:
-            old = guard.steps_of(known.price) if isinstance(known.price, type(price)) else None
-            price = _revised(old or (), price, change.at_s)
-        return Entry(change.feed, change.product, price, change.at_s, observed_s)
+        if timeline.steps_of(price) is not None:
+            old = timeline.steps_of(known.price) if isinstance(known.price, type(price)) else None
+            return Entry(known.feed, known.product, _revised(old or (), price, change.at_s), change.at_s, observed_s)
+        return _good(known, price, change.at_s, observed_s)
     if change.what == "seen":
         return seen(known, observed_s) if holds(known) else known
     if change.what == "refused":
@@ -217,6 +242,8 @@ def apply(entry: Entry | None, change: Change) -> Entry:
     if change.what == "unlisted":
         return msgspec.structs.replace(known, listed=False, held=None, doubted_s=change.at_s)
     known = msgspec.structs.replace(known, listed=True, refused="", held=None)
+    if change.what == "confirmed":
+        return msgspec.structs.replace(known, anchor=price, anchor_s=change.at_s)
     if change.what == "quarantined" and price is not None:
         held = Held(price, change.text, change.at_s, 1, change.final, change.at_s)
         return msgspec.structs.replace(known, held=held)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pricing.book import Entry
 from pricing.feeds import litellm_map
 from pricing.feeds.litellm_prices import NoPrice
-from pricing.guard import jump
+from pricing.guard import agree, jump
 from pricing.listing import TokenPrice, Window
 from pricing.report import BLEND_INPUT_SHARE, OtherSource
 from scheduler.config import ClusterConfig
@@ -39,7 +39,9 @@ def find(config: ClusterConfig, served: ProviderModel, entries: Entries, now_s: 
     if isinstance(served.price, Price):
         return Found(own_price(served.price), "cluster.yaml", now_s, now_s + ttl_s)
     named = keys(config, served)
-    return _first_good(config, named, entries, now_s) if named else _bundled(served.upstream, now_s, ttl_s)
+    if not named:
+        return _bundled(served.upstream, now_s, ttl_s)
+    return _first_good(config, named, served.service_tier, entries, now_s)
 
 
 def keys(config: ClusterConfig, served: ProviderModel) -> list[tuple[str, str]]:
@@ -58,7 +60,10 @@ def _bundled(upstream: str, now_s: float, ttl_s: float) -> Found | str:
     return Found(price, f"litellm {litellm_map.version()} (bundled)", now_s, now_s + ttl_s)
 
 
-def _first_good(config: ClusterConfig, named: list[tuple[str, str]], entries: Entries, now_s: float) -> Found | str:
+def _first_good(
+    config: ClusterConfig, named: list[tuple[str, str]], service_tier: str, entries: Entries, now_s: float
+) -> Found | str:
+    """The first source with a good price that can be bought now; what the others say of it."""
     ttl_s = {feed.name: feed.ttl_s for feed in config.feeds}
     found: Found | None = None
     others: list[OtherSource] = []
@@ -69,7 +74,12 @@ def _first_good(config: ClusterConfig, named: list[tuple[str, str]], entries: En
             others.append(OtherSource(name, None, None, False, reason or "no price of tokens"))
         elif found is None:
             observed_s = min(entry.observed_s, now_s)
-            found = Found(entry.price, name, observed_s, observed_s + ttl_s[key[0]])
+            here = Found(entry.price, name, observed_s, observed_s + ttl_s[key[0]])
+            rated = rate_now(here, service_tier, now_s)
+            if isinstance(rated, str):
+                others.append(OtherSource(name, None, None, False, rated))
+            else:
+                found = here
         else:
             others.append(_compared(name, found.price, entry.price, config.prices.disagreement_ratio_max))
     if found is None:
@@ -92,9 +102,9 @@ def unusable(entry: Entry | None, ttl_s: float, now_s: float) -> str | None:
 def _compared(name: str, price: TokenPrice, other: TokenPrice, ratio_max: float) -> OtherSource:
     here, there = blended(price.rates["standard"]), blended(other.rates["standard"])
     ratio = there / here if here > 0 else None
-    worst = jump(price, other)
-    note = "" if worst <= ratio_max else f"a part differs {worst:.3g}-fold" if worst < 1e12 else "a part is free there"
-    return OtherSource(name, there * 1e6, ratio, worst <= ratio_max, note)
+    agrees, worst = agree(price, other, ratio_max), jump(price, other)
+    note = "" if agrees else f"a part differs {worst:.3g}-fold" if worst < 1e12 else "a part is free there"
+    return OtherSource(name, there * 1e6, ratio, agrees, note)
 
 
 def blended(rate: Rate, input_share: float = BLEND_INPUT_SHARE) -> float:

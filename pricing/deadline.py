@@ -17,13 +17,25 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pricing.addresses import public
+
+
+class InsideAddress(ValueError):
+    """What was to be asked is in this machine or network, and only what is outside may be."""
+
 
 class Deadline:
-    """Context in which connections may live for ``seconds``; ``passed`` says that it had to cut them."""
+    """Context in which connections may live for ``seconds``; ``passed`` says that it had to cut them.
+
+    ``inside``: the last connection to a source (not to a proxy) went to this machine or network; with ``outside_only`` set
+    none may.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.passed = False
+        self.inside = False
+        self.outside_only = False
         self._end_s = time.monotonic() + seconds
         self._handles: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -44,9 +56,16 @@ class Deadline:
         """Seconds until the end, never quite zero (which would mean a non-blocking socket)."""
         return max(self._end_s - time.monotonic(), 0.001)
 
-    def connect(self, host: str, port: int) -> socket.socket:
-        """A TCP connection to the first address of ``host`` that answers; each gets a fair part of the time left."""
+    def connect(self, host: str, port: int, proxy: bool = False) -> socket.socket:
+        """A TCP connection to the first address of ``host`` that answers; each gets a fair part of the time left.
+
+        Raises InsideAddress; but a ``proxy`` is the site's own choice, wherever it is.
+        """
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        if self.outside_only and not proxy:
+            addresses = [found for found in addresses if public(str(found[4][0]))]
+            if not addresses:
+                raise InsideAddress
         problem: OSError = TimeoutError("no address answered in time")
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
             connection = socket.socket(family, kind, protocol)
@@ -58,6 +77,7 @@ class Deadline:
                 problem = error
                 continue
             connection.settimeout(self.left_s())
+            self.inside = not proxy and not public(str(address[0]))
             self._watch(connection)
             return connection
         raise problem
@@ -82,7 +102,7 @@ class DeadlineAdapter(HTTPAdapter):
     """Transport of requests whose connections, to the source or to a proxy, live under ``deadline`` (not SOCKS)."""
 
     def __init__(self, deadline: Deadline) -> None:
-        self._pools = _pools(deadline)
+        self._pools, self._proxy_pools = _pools(deadline), _pools(deadline, proxy=True)
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -92,20 +112,20 @@ class DeadlineAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **options)
         if not proxy.lower().startswith("socks"):
-            manager.pool_classes_by_scheme = self._pools
+            manager.pool_classes_by_scheme = self._proxy_pools
         return manager
 
 
-def _pools(deadline: Deadline) -> dict[str, type[HTTPConnectionPool]]:
+def _pools(deadline: Deadline, proxy: bool = False) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's two kinds of pool, with connections that ``deadline`` opens and watches."""
 
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            return deadline.connect(self._dns_host, self.port)
+            return deadline.connect(self._dns_host, self.port, proxy)
 
     class Tls(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            return deadline.connect(self._dns_host, self.port or 443)
+            return deadline.connect(self._dns_host, self.port or 443, proxy)
 
     return {
         "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain}),

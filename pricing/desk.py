@@ -165,13 +165,22 @@ class PriceDesk:
         return key in self._wanted or (not isinstance(price, TokenPrice) and self._room(key[0], key))
 
     def _room(self, feed: str, key: Key) -> bool:
-        return key in self._wanted or sum(1 for known, _ in self.entries if known == feed) < PRODUCTS_MAX
+        """Whether another product may be kept; of those that nobody refers to, one that is gone makes room."""
+        if key in self._wanted:
+            return True
+        others = [known for known in self.entries if known[0] == feed and known not in self._wanted]
+        if len(others) < PRODUCTS_MAX:
+            return True
+        gone = [known for known in others if not self.entries[known].listed]
+        if gone:
+            del self.entries[min(gone, key=lambda known: self.entries[known].doubted_s)]
+        return bool(gone)
 
-    def _agrees(self, key: Key, now_s: float) -> Callable[[Price], bool]:
-        def agrees(price: Price) -> bool:
+    def _agrees(self, key: Key, now_s: float) -> Callable[[Price], bool | None]:
+        def agrees(price: Price) -> bool | None:
             peers = [(self.entries.get(peer), self._feeds[peer[0]].ttl_s) for peer in self._peers.get(key, ())]
             words = [word for entry, ttl_s in peers if entry is not None for word in _words(entry, now_s - ttl_s)]
-            return any(guard.jump(word, price) <= self._ratio_max for word in words)
+            return any(guard.agree(word, price, self._ratio_max) for word in words) if words else None
 
         return agrees
 

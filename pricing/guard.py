@@ -8,12 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from pricing.listing import CarbonIntensity, GpuPrice, PowerPrice, Price, ServiceTier, Step, TokenPrice, Window
+from pricing.listing import GpuPrice, PowerPrice, Price, ServiceTier, Step, TokenPrice, Window
 from scheduler.core.supply import Rate, Tier
 
-# The dearest tokens on sale in 2026 cost 600 USD per million: room for what is to come, none for a 1000-fold error.
-USD_PER_TOKEN_MAX = 0.01
-USD_PER_CALL_MAX = 100.0
+# The dearest tokens on sale in 2026 cost 600 USD per million; no honest price is a thousand times a usual one.
+USD_PER_TOKEN_MAX = 0.002
+# A hundred-thousandth of a USD per million tokens: below it a price is a gift, or an error of units.
+USD_PER_TOKEN_FREE = 1e-11
+USD_PER_CALL_USUAL = 0.05
+TIERS_MAX = 32
+WINDOWS_MAX = 100
+STEP_S_MAX = 25 * 3600.0  # the longest day of a change of clocks
+USD_PER_CALL_MAX = 2.0
 USD_PER_GPU_HOUR_MAX = 200.0
 # The European day-ahead auction is capped at 4,000 EUR/MWh and floored at -500 EUR/MWh (harmonised limits, ACER).
 USD_PER_KWH_MIN, USD_PER_KWH_MAX = -1.0, 10.0
@@ -51,12 +57,16 @@ def implausible(price: Price) -> str | None:
 
 
 def _implausible_tokens(price: TokenPrice) -> str | None:
+    if len(price.off_peak) > WINDOWS_MAX:
+        return f"{len(price.off_peak)} off-peak windows"
     if "standard" not in price.rates:
         return "no price for the standard service tier"
     tables = [price.rates, *(window.rates for window in price.off_peak)]
     for rates in tables:
         for rate in rates.values():
             above = [tier.input_tokens_above for tier in rate.tiers]
+            if len(above) > TIERS_MAX:
+                return f"{len(above)} context tiers"
             if above != sorted(set(above)) or not all(1 <= tokens <= TIER_TOKENS_MAX for tokens in above):
                 return "tiers that do not ascend"
             for name, usd in components(rate).items():
@@ -85,6 +95,8 @@ def _implausible_steps(steps: tuple[Step, ...], least: float, most: float, unit:
     for step in steps:
         if not end_s <= step.start_s < step.end_s <= INSTANT_S_MAX:
             return f"steps that do not ascend at {step.start_s:g}"
+        if step.end_s - step.start_s > STEP_S_MAX:
+            return f"one price for {(step.end_s - step.start_s) / 3600.0:.0f} hours"
         if not least <= step.value <= most:
             return f"{step.value:g} {unit}"
         end_s = step.end_s
@@ -121,15 +133,63 @@ def _beyond(rate: Rate, tokens: int) -> Rate | Tier:
 def jump(old: Price, new: Price) -> float:
     """Largest factor by which a part of the price has changed, up or down; infinite to or from zero, 1 for none.
 
-    A part is a kind of token in a service tier, above a context length, in its off-peak hours: a tier or a window that is
-    new is compared with what held there before. Power and carbon have no jump: they swing by nature, and the bounds of
-    ``implausible`` hold them.
+    A part is a kind of token in a service tier, above a context length, in its off-peak hours: a context tier or a window
+    that is new is compared with what held there before, a service tier that is new with the standard one. A fee of a
+    usual size that comes or goes counts as one usual fee. Other GPUs under the same name are another product: infinite.
+    Power and carbon have no jump: they swing by nature, and the bounds of ``implausible`` hold them.
     """
     if isinstance(old, TokenPrice) and isinstance(new, TokenPrice):
-        return max((_ratio(a, b) for a, b in _pairs(old, new)), default=1.0)
+        return max((_change(name, a, b) for _, name, a, b in _parts(old, new)), default=1.0)
     if isinstance(old, GpuPrice) and isinstance(new, GpuPrice):
-        return _ratio(old.usd_per_hour / old.gpu_count, new.usd_per_hour / new.gpu_count)
+        same = all(getattr(old, name) == getattr(new, name) for name in ("gpu", "gpu_count", "spot", "region"))
+        return _ratio(old.usd_per_hour, new.usd_per_hour) if same else math.inf
     return 1.0 if type(old) is type(new) else math.inf
+
+
+def agree(price: Price, other: Price, ratio_max: float) -> bool:
+    """Two sources say the same of what is mostly bought: input, cached and output of the standard tier, at every length.
+
+    Lists differ in what else they know (fees, batches, cache writes): that is no reason to doubt either.
+    """
+    if isinstance(price, TokenPrice) and isinstance(other, TokenPrice):
+        here, there = price.rates["standard"], other.rates["standard"]
+        above = {tier.input_tokens_above for rate in (here, there) for tier in rate.tiers}
+        mine, theirs = components(here, above), components(there, above)
+        names = [name for name in mine if name.startswith(_TOKEN_FIELDS)]
+        return max(_ratio(mine[name], theirs[name]) for name in names) <= ratio_max
+    if isinstance(price, GpuPrice) and isinstance(other, GpuPrice):
+        # Feeds spell regions and instances in their own ways: a GPU-hour is what they can both mean.
+        return _ratio(price.usd_per_hour / price.gpu_count, other.usd_per_hour / other.gpu_count) <= ratio_max
+    return jump(price, other) <= ratio_max
+
+
+def unvouched(old: Price | None, new: Price) -> float:
+    """The jump in what ``agree`` does not compare, where another source's word says nothing.
+
+    A part that has moved with the standard input price has not moved by itself. At first sight a service tier is compared
+    with the standard one.
+    """
+    if not isinstance(new, TokenPrice):
+        is_other = isinstance(old, GpuPrice) and jump(old, new) == math.inf
+        return math.inf if is_other else 1.0
+    standard = new.rates["standard"]
+    before = old if isinstance(old, TokenPrice) else TokenPrice({"standard": standard})
+    was = before.rates["standard"].usd_per_input
+    scale = standard.usd_per_input / was if was > 0.0 else 1.0
+    return max(
+        (
+            min(_change(name, a, b), _ratio(a * scale, b))
+            for tier, name, a, b in _parts(before, new)
+            if not (tier == "standard" and name.startswith(_TOKEN_FIELDS))
+        ),
+        default=1.0,
+    )
+
+
+def _change(name: str, old: float, new: float) -> float:
+    if name in _CALL_FIELDS and not (old and new) and max(old, new) <= USD_PER_CALL_USUAL:
+        return 1.0
+    return _ratio(old, new)
 
 
 def is_free(price: Price) -> bool:
@@ -137,17 +197,22 @@ def is_free(price: Price) -> bool:
     if not isinstance(price, TokenPrice):
         return False
     rates = [rate for table in (price.rates, *(w.rates for w in price.off_peak)) for rate in table.values()]
-    return any(not any(usd for name, usd in components(rate).items() if name != "usd_per_search") for rate in rates)
+    return any(
+        max(usd for name, usd in components(rate).items() if name != "usd_per_search") <= USD_PER_TOKEN_FREE
+        for rate in rates
+    )
 
 
-def _pairs(old: TokenPrice, new: TokenPrice) -> Iterator[tuple[float, float]]:
+def _parts(old: TokenPrice, new: TokenPrice) -> Iterator[tuple[str, str, float, float]]:
+    """Service tier, name, old and new price of every part."""
     hours = {_hours(window) for window in (*old.off_peak, *new.off_peak)}
     tables = [(old.rates, new.rates), *((_rates_in(old, at), _rates_in(new, at)) for at in hours)]
     for before, after in tables:
-        for tier in before.keys() & after.keys():
-            above = {t.input_tokens_above for t in (*before[tier].tiers, *after[tier].tiers)}
-            was, will = components(before[tier], above), components(after[tier], above)
-            yield from ((was[name], will[name]) for name in was)
+        for tier, rate in after.items():
+            was_rate = before.get(tier, after.get("standard", rate))
+            above = {t.input_tokens_above for t in (*was_rate.tiers, *rate.tiers)}
+            was, will = components(was_rate, above), components(rate, above)
+            yield from ((tier, name, was[name], will[name]) for name in was)
 
 
 def _hours(window: Window) -> tuple[int, int, tuple[int, ...]]:
@@ -160,43 +225,7 @@ def _rates_in(price: TokenPrice, hours: tuple[int, int, tuple[int, ...]]) -> Map
 
 
 def _ratio(a: float, b: float) -> float:
-    if a == b:
-        return 1.0
     low, high = sorted((a, b))
-    return high / low if low > 0 else math.inf
-
-
-def merged(old: tuple[Step, ...], new: tuple[Step, ...]) -> tuple[Step, ...]:
-    """``new`` steps, and of the old ones what lies before the first and after the last of them."""
-    start_s, end_s = new[0].start_s, new[-1].end_s
-    before = [step._replace(end_s=min(step.end_s, start_s)) for step in old if step.start_s < start_s]
-    after = [step._replace(start_s=max(step.start_s, end_s)) for step in old if step.end_s > end_s]
-    return (*before, *new, *after)
-
-
-def revised(old: tuple[Step, ...], new: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The part of ``new`` that changes what ``old`` says: merging it alone says all that merging ``new`` does.
-
-    From the first to the last step that differs; where steps are only gone, their neighbours, between which nothing is.
-    """
-    start_s, end_s = new[0].start_s, new[-1].end_s
-    cut = [Step(max(s.start_s, start_s), min(s.end_s, end_s), s.value) for s in old]
-    had = [step for step in cut if step.start_s < step.end_s]
-    shorter, first, last = min(len(had), len(new)), 0, 0
-    while first < shorter and had[first] == new[first]:
-        first += 1
-    if first == len(had) == len(new):
-        return ()
-    while last < shorter - first and had[-1 - last] == new[-1 - last]:
-        last += 1
-    low, high, gone = first, len(new) - last, had[first : len(had) - last]
-    if low == high:
-        return new[low - 1 : high + 1]
-    before = bool(gone) and gone[0].start_s < new[low].start_s
-    after = bool(gone) and gone[-1].end_s > new[high - 1].end_s
-    return new[low - before : high + after]
-
-
-def steps_of(price: Price) -> tuple[Step, ...] | None:
-    """The steps of a price over time, None for prices of the moment."""
-    return price.steps if isinstance(price, PowerPrice | CarbonIntensity) else None
+    if low == high or high <= USD_PER_TOKEN_FREE:
+        return 1.0
+    return high / low if low > USD_PER_TOKEN_FREE else math.inf

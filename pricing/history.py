@@ -3,7 +3,7 @@
     prices-00000001.jsonl      {"seq":1,"change":{...}}  or  {"seq":2,"clock_s":-3600.0,"at_s":...}
 
 Nothing is ever rewritten. What cannot be written (a full disk) waits in memory, bounded, and is written later. A line that
-a crash has torn is skipped by readers and never glued to the next one. A clock that jumps leaves a ``clock`` line; readers
+a crash has torn is skipped by readers and never glued to the next one. A clock that was set leaves a ``clock`` line; readers
 shift what came before it, so that replayed time never goes back: the newest clock is taken to be right.
 """
 
@@ -98,7 +98,7 @@ class History:
                 log.error("the price history cannot be written", extra={"error": str(error)})
             self.problem = f"{error.strerror or error}; {len(self._waiting)} changes wait in memory"
             return False
-        self.problem = ""
+        self.problem = f"{self.lost} changes were lost while it could not be written" if self.lost else ""
         return True
 
     def _some(self) -> list[bytes]:
@@ -178,7 +178,7 @@ def _lines(path: Path) -> Iterator[Line]:
                 continue
             try:
                 yield _decode(line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 bad += 1
     if bad:
         log.warning("lines of the price history cannot be read", extra={"file": path.name, "lines": bad})

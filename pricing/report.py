@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from pricing.meter.readings import GpuReading, HostReading
+
 Basis = Literal["allocation", "usage", "avoidable"]
 BASES: tuple[Basis, ...] = ("allocation", "usage", "avoidable")
 BLEND_INPUT_SHARE = 0.75
@@ -132,6 +134,7 @@ class LocalCost(msgspec.Struct, frozen=True):
     joules: float | None = None  # counted since the meters started; None where no meter sees the pool
     owning: Owning | None = None
     notes: tuple[str, ...] = ()
+    joules_label: Literal["measured", "calibrated", "modelled"] = "modelled"
 
 
 class FeedState(msgspec.Struct, frozen=True):
@@ -174,6 +177,16 @@ class Incident(msgspec.Struct, frozen=True):
     text: str
 
 
+class NodeReading(msgspec.Struct, frozen=True):
+    """What the meter of one node last read, heard at ``at_s``; ``problem`` says why it reads no boards."""
+
+    node: str
+    at_s: float
+    gpus: tuple[GpuReading, ...]
+    host: HostReading
+    problem: str = ""
+
+
 class PriceReport(msgspec.Struct, frozen=True, tag="prices", tag_field="object"):
     """Everything on the board at ``as_of_s``."""
 
@@ -184,3 +197,4 @@ class PriceReport(msgspec.Struct, frozen=True, tag="prices", tag_field="object")
     feeds: tuple[FeedState, ...]
     rents: tuple[RentPrice, ...] = ()
     incidents: tuple[Incident, ...] = ()
+    nodes: tuple[NodeReading, ...] = ()

@@ -104,7 +104,7 @@ def calibrate(
     config: Annotated[Path, typer.Option(help="Site file that the gateway runs with.")] = Path(_EMBEDDED),
     url: Annotated[str, typer.Option(envvar="BASELOAD_URL", help="The running gateway.")] = "http://127.0.0.1:8080",
     key: Annotated[str, typer.Option(envvar="BASELOAD_API_KEY", help="API key of a tenant.")] = "local-demo",
-    seconds_per_step: Annotated[float, typer.Option(min=0.5, max=600, help="Seconds at each load.")] = 5.0,
+    seconds_per_step: Annotated[float, typer.Option(min=0.5, max=60, help="Seconds at each load.")] = 5.0,
     force: Annotated[bool, typer.Option("--force", help="Measure although others use the pool.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import http.client
+import logging
 import os
 import secrets
 from contextlib import closing
@@ -22,9 +23,14 @@ if TYPE_CHECKING:  # meters and the prices process report without loading what t
 
     from scheduler.config import ClusterConfig
 
+log = logging.getLogger("baseload.control")
+
 TOKEN_ENV = "BASELOAD_CONTROL_TOKEN"  # noqa: S105 - the name of the variable, not a secret
 _TIMEOUT_S = 2.0
 _ANSWER_BYTES_MAX = 16 * 1024 * 1024
+
+# What decoding a body from elsewhere may raise: not JSON, not of the type, not UTF-8, nested without end.
+UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 T = TypeVar("T")
 
@@ -71,7 +77,7 @@ def token() -> str:
 
 def authorized(header: str, expected: str) -> bool:
     """Compare a ``Bearer`` header in constant time."""
-    return hmac.compare_digest(header.encode(), f"Bearer {expected}".encode())
+    return hmac.compare_digest(header.encode("utf-8", "surrogateescape"), f"Bearer {expected}".encode())
 
 
 def url(config: ClusterConfig) -> str:
@@ -95,7 +101,7 @@ async def post(
             if response.status != 200:
                 return None
             return msgspec.json.decode(await response.read(), type=answer)
-    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+    except (aiohttp.ClientError, OSError, TimeoutError, *UNREADABLE):
         return None
 
 
@@ -110,6 +116,9 @@ def tell(base: str, what: str, message: Any, bearer: str, answer: type[T]) -> T 
             connection.request("POST", f"/{what}", msgspec.json.encode(message), headers)
             response = connection.getresponse()
             body = response.read(_ANSWER_BYTES_MAX)
-            return msgspec.json.decode(body, type=answer) if response.status == 200 else None
-    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+            if response.status != 200:
+                log.warning("the controller refuses", extra={"what": what, "status": response.status})
+                return None
+            return msgspec.json.decode(body, type=answer)
+    except (OSError, http.client.HTTPException, *UNREADABLE):
         return None

@@ -82,7 +82,7 @@ class Controller:
     def clear_once(self) -> None:
         """One clearing, from what has been heard so far."""
         now = now_s()
-        self._prices.observe(self._engines(now), now)
+        self._prices.observe(self._engines(now), self._living(now), now)
         self._prices.keep_priced(now)
         observation = Observation(now, self._prices.board.offers, self._pool_states(now), {}, _GATE_TTL_S)
         self.market = clear(self.market, observation, self._policy)
@@ -113,7 +113,7 @@ class Controller:
                 return web.Response(status=401)
             try:
                 answer = handler(await request.read())
-            except msgspec.DecodeError as error:
+            except control.UNREADABLE as error:
                 return web.Response(status=400, text=str(error))
             return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
@@ -128,10 +128,14 @@ class Controller:
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         published = Market(market.version, market.as_of_s, market.offers, leases)
-        return Published(published, gates, self._engines(now), self._prices.board.fixed)
+        return Published(published, gates, self._engines(now), self._prices.board.fixed, now)
 
     def _engines(self, now: float) -> dict[str, Any]:
         return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
+
+    def _living(self, now: float) -> dict[str, int]:
+        """Replicas that answer their gate, by pool."""
+        return {pool: report.replicas for pool, (at_s, report) in self._gates.items() if now - at_s < _GATE_TTL_S}
 
     def _gate(self, body: bytes) -> list[ReplicaInfo]:
         report = msgspec.json.decode(body, type=GateReport)
@@ -158,12 +162,18 @@ class Controller:
 
     def _metered(self, body: bytes) -> list[MeterReplica]:
         """A node's meter reports; the answer is who runs where, so that it can say whose joules they are."""
-        self._prices.metered(msgspec.json.decode(body, type=MeterReport), now_s())
-        return [MeterReplica(pool, info) for pool, known in self._replicas.items() for _, info in known.values()]
+        now = now_s()
+        self._prices.metered(msgspec.json.decode(body, type=MeterReport), now)
+        return [
+            MeterReplica(pool, info)
+            for pool, known in self._replicas.items()
+            for heard_s, info in known.values()
+            if now - heard_s <= _REPLICA_TTL_S
+        ]
 
     def _report(self, body: bytes) -> PriceReport:
-        replicas = {pool: report.replicas for pool, (_, report) in self._gates.items()}
-        return self._prices.report(replicas, now_s())
+        now = now_s()
+        return self._prices.report(self._living(now), now)
 
     def _spending(self, body: bytes) -> dict[str, float]:
         """The ledger's loader says what was spent; the answer is from when it shall sum, by tenant."""

@@ -95,14 +95,18 @@ class Dispatch:
             outcome = book.outcome("bounced", error=bounce.reason, retry_after_s=bounce.retry_after_s)
         except TimeoutError:
             status: Status = "interrupted" if self._responder.started else "timeout"
-            outcome = book.outcome(status, self._usage_so_far(), error="no answer in time", begun=asked)
+            outcome = book.outcome(status, self._usage_so_far(book.offer), error="no answer in time", begun=asked)
         except UpstreamError as error:
             status = "interrupted" if self._responder.started else "failed"
             # A source that has seen the request may bill it, whether or not anything of it reached the client.
-            outcome = book.outcome(status, self._usage_so_far(), error=str(error), begun=asked and error.begun)
+            outcome = book.outcome(
+                status, self._usage_so_far(book.offer), error=str(error), begun=asked and error.begun
+            )
             unreachable = not error.begun
         except asyncio.CancelledError:
-            outcome = book.outcome("cancelled", self._usage_so_far(), error="the client went away", begun=asked)
+            outcome = book.outcome(
+                "cancelled", self._usage_so_far(book.offer), error="the client went away", begun=asked
+            )
             raise
         finally:
             if reply is not None:
@@ -145,12 +149,14 @@ class Dispatch:
     async def _answer(self, reply: Reply, book: _Book, limit: asyncio.Timeout, until_s: float) -> Outcome:
         if reply.status != 200:
             return await self._fault(reply, book)
+        searches_asked = self.decision.request.usage.searches
         if not self._parsed.stream:
             self.body = await reply.read()
             book.first_byte()
-            usage = self._with_searches(usage_of(self.body))
-            return book.outcome("complete", usage or self._estimate(len(self.body)), 200, measured=usage is not None)
-        self.reader = reader = StreamReader()
+            usage = usage_of(self.body, searches_asked)
+            billed = usage or self._estimate(book.offer, len(self.body) // BYTES_PER_TOKEN)
+            return book.outcome("complete", billed, 200, measured=usage is not None)
+        self.reader = reader = StreamReader(searches_asked)
         async for chunk in reply.chunks():
             relayed = reader.feed(chunk)
             if relayed:
@@ -165,7 +171,9 @@ class Dispatch:
             raise UpstreamError(reader.error or "the stream ended before its end")
         if not self._responder.started:
             await self._responder.start_stream(self.decision, self.outcomes, book.offer)
-        return book.outcome("complete", self._usage_so_far(), 200, measured=reader.usage is not None, begun=True)
+        return book.outcome(
+            "complete", self._usage_so_far(book.offer), 200, measured=reader.usage is not None, begun=True
+        )
 
     async def _fault(self, reply: Reply, book: _Book) -> Outcome:
         """An answer other than 200: the request's own fault is final, the source's is not."""
@@ -180,22 +188,16 @@ class Dispatch:
             "failed", http_status=reply.status, error=f"HTTP {reply.status}", retry_after_s=retry_after_s
         )
 
-    def _usage_so_far(self) -> Usage:
-        usage = self._with_searches(self.reader.usage) if self.reader is not None else None
-        if usage is not None:
-            return usage
-        estimate = self.decision.request.usage
-        if self.reader is None:
-            return estimate  # a plain answer comes whole or not at all, and the work behind it is billed
-        return Usage(estimate.input_tokens, 0, self.reader.events)
+    def _usage_so_far(self, offer: Offer) -> Usage:
+        """What the source reported, else what it may bill by now, in its tokens and with its usual reasoning."""
+        if self.reader is None:  # a plain answer comes whole or not at all, and the work behind it is billed
+            return offer.expected(self.decision.request.usage)
+        return self.reader.usage or self._estimate(offer, self.reader.events)
 
-    def _with_searches(self, usage: Usage | None) -> Usage | None:
-        """Sources do not report searches in their usage: what the request asked for is what is billed."""
-        searches = self.decision.request.usage.searches
-        return usage._replace(searches=searches) if usage is not None and searches else usage
-
-    def _estimate(self, body_bytes: int) -> Usage:
-        return Usage(self.decision.request.usage.input_tokens, 0, body_bytes // BYTES_PER_TOKEN)
+    def _estimate(self, offer: Offer, output_tokens: int) -> Usage:
+        request = self.decision.request
+        written = 0 if "embeddings" in request.needs else output_tokens
+        return offer.expected(request.usage._replace(output_tokens=written))
 
 
 class _Book:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
 from scheduler.core.dispatch import GiveUp, decide
 from serving import metrics
@@ -49,6 +50,7 @@ class Gateway:
         self._access, self._reader, self._services, self._status = access, reader, services, status
         self._inflight = 0
         self._duration_s_mean = 1.0
+        self._see_costs = frozenset(tenant.name for tenant in config.tenants if tenant.sees_costs)
         self._openapi = msgspec.json.encode(document(config))
         self._get: dict[str, Handler] = {
             "/v1/models": self._models,
@@ -197,10 +199,12 @@ class Gateway:
         await responder.plain(200, msgspec.json.encode({"object": "list", "data": data}), [])
 
     async def _prices(self, scope: Scope, receive: Receive, responder: Responder) -> None:
-        self._access.account(headers_of(scope), scope.get("client"))
+        account = self._access.account(headers_of(scope), scope.get("client"))
         report = self._services.view.prices
         if report is None:
             raise ProtocolError(503, "the controller has not told its prices yet", "no_prices", retry_after_s=1.0)
+        if account.name not in self._see_costs:
+            report = PriceReport(report.as_of_s, report.offers, (), (), ())
         await responder.plain(200, msgspec.json.encode(report), [])
 
     async def _healthz(self, scope: Scope, receive: Receive, responder: Responder) -> None:

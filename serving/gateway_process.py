@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
@@ -68,7 +69,7 @@ def only_ours(published: Published, table: Mapping[str, Route]) -> Published:
     )
     if len(offers) == len(published.market.offers):
         return published
-    return Published(replace(published.market, offers=offers), published.gates, published.engines, published.fixed)
+    return msgspec.structs.replace(published, market=replace(published.market, offers=offers))
 
 
 async def follow_prices(view: View, config: ClusterConfig, token: str) -> None:

@@ -63,6 +63,21 @@ POOL_WATTS = Gauge("baseload_pool_watts", "Power of a pool at its boards", ("poo
 POOL_JOULES = Gauge(
     "baseload_pool_joules", "Counted by the meters since they started", ("pool", "label"), registry=REGISTRY
 )
+_READ = ("node", "gpu", "how", "label")
+GPU_WATTS = Gauge("baseload_gpu_watts", "Power of a GPU board", _READ, registry=REGISTRY)
+GPU_JOULES = Gauge("baseload_gpu_joules", "Of a GPU board since its node's meter started", _READ, registry=REGISTRY)
+GPU_UTILIZATION = Gauge(
+    "baseload_gpu_utilization", "Share of time in which a kernel ran on the board", ("node", "gpu"), registry=REGISTRY
+)
+GPU_MEMORY = Gauge(
+    "baseload_gpu_memory_bytes", "Memory of a GPU board: used, total", ("node", "gpu", "what"), registry=REGISTRY
+)
+GPU_THROTTLED = Gauge(
+    "baseload_gpu_throttled", "1 while the board is slowed down", ("node", "gpu", "reason"), registry=REGISTRY
+)
+HOST_WATTS = Gauge(
+    "baseload_host_watts", "Power of a node's CPU packages and memory", ("node", "how", "label"), registry=REGISTRY
+)
 UTILIZATION = Gauge("baseload_pool_utilization", "Usage over allocation", ("pool",), registry=REGISTRY)
 TARIFF = Gauge("baseload_usd_per_kwh", "Power price at a pool's site now", ("pool",), registry=REGISTRY)
 PRICE_AGE = Gauge(

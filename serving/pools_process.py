@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import signal
@@ -142,6 +143,20 @@ class Meters:
     def __init__(self, settings: MeterSettings) -> None:
         self._settings = settings
         self._actors: dict[str, Any] = {}
+        self._answers: dict[str, Any] = {}
+        self._problem = ""
+
+    def keep(self) -> None:
+        """Place them as far as that is possible now: pools go on without meters, and the next call tries again."""
+        try:
+            self.place()
+        except Exception as error:  # whatever Ray raises: power is worth less than the pools
+            problem = f"{type(error).__name__}: {error}"[:500]
+            if problem != self._problem:
+                log.warning("meters cannot be placed", extra={"problem": problem})
+            self._problem = problem
+        else:
+            self._problem = ""
 
     def place(self) -> None:
         """Start meters on nodes that have come, forget those of nodes that have gone. Ray restarts those that die."""
@@ -151,12 +166,14 @@ class Meters:
         here = ray.get_runtime_context().get_node_id()
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for node in self._actors.keys() - alive:
+            self._answers.pop(node, None)
             ray.kill(self._actors.pop(node))
+        self._forget_dead()
         for node in alive - self._actors.keys():
             # A URL of this machine means another machine elsewhere.
             settings = self._settings if node == here else msgspec.structs.replace(self._settings, local=())
             actor = ray.remote(MeterActor).options(
-                name=f"meter-{node}",
+                name=meter_name(self._settings, node),
                 num_cpus=0,
                 max_restarts=-1,
                 get_if_exists=True,
@@ -164,6 +181,33 @@ class Meters:
             )
             self._actors[node] = actor.remote(settings, node)
             log.info("meter placed", extra={"node": node})
+
+    def _forget_dead(self) -> None:
+        """Drop meters that Ray does not restart (their constructor failed), so that they are placed again."""
+        import ray
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        for node, actor in list(self._actors.items()):
+            answer = self._answers.get(node)
+            if answer is not None:
+                ready, _ = ray.wait([answer], timeout=0)
+                if not ready:
+                    continue
+                try:
+                    ray.get(answer)
+                except ActorUnavailableError:
+                    pass  # it is being restarted
+                except RayError as error:
+                    del self._actors[node], self._answers[node]
+                    log.warning("meter is dead", extra={"node": node, "problem": str(error)[:500]})
+                    continue
+            self._answers[node] = actor.pid.remote()
+
+
+def meter_name(settings: MeterSettings, node: str) -> str:
+    """A site's own: another site on the same cluster of Ray has meters of its own, which tell its own controller."""
+    site = hashlib.sha256(settings.controller.encode()).hexdigest()[:12]
+    return f"meter-{site}-{node}"
 
 
 async def run(config: ClusterConfig) -> None:
@@ -190,7 +234,7 @@ async def run(config: ClusterConfig) -> None:
             while not stop.is_set():
                 if time.monotonic() - looked_s >= _NODES_S:
                     looked_s = time.monotonic()
-                    await asyncio.to_thread(meters.place)
+                    await asyncio.to_thread(meters.keep)
                 for name, url in announced.items():
                     message = Announcement(name, ReplicaInfo(name, url))
                     await control.post(session, control.url(config), "replicas", message, token, dict)

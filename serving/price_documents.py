@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -39,7 +40,7 @@ def live(url: str, key: str) -> PriceReport:
         raise Refused(f"HTTP {error.code}: {_message(error.read(65536))}") from None
     except msgspec.DecodeError as error:
         raise Refused(f"no price board: {error}") from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise Unreachable(f"cannot reach {url}: {error}") from None
 
 

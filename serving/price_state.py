@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -14,16 +14,19 @@ from pricing.local_cost import Served
 from pricing.meter.pool_power import PoolJoules, PoolMeter, pool_joules
 from pricing.meter.readings import MeterReport
 from pricing.meter.slope import EnergyFit, trustworthy
-from pricing.report import PriceReport
+from pricing.report import LocalCost, NodeReading, PriceReport
 from scheduler.config import ClusterConfig
 from serving.gate.wire import EngineStats
 
 log = logging.getLogger("baseload.controller")
 
 _REPRICE_S = 5.0  # off-peak hours and tariffs change by the clock; prices carry a grace of ten seconds
-_METER_TTL_S = 60.0
+# Reports that a meter may miss: meanwhile its joules stand still, which a window of a minute must not take for rest.
+_REPORTS_MISSED_MAX = 3
+_METER_TTL_S_MIN = 10.0
 _FIT_S = 60.0
 _CLOCK_S_MAX = 30.0
+_GPUS_MAX = 512  # in one report
 _NOBODY = PoolJoules(0.0, frozenset(), "modelled")
 
 
@@ -43,6 +46,7 @@ class PriceState:
         self._config = config
         self._sheet: Sheet = desk.EMPTY
         self._meters: dict[str, tuple[float, MeterReport]] = {}
+        self._meter_ttl_s = max(_METER_TTL_S_MIN, _REPORTS_MISSED_MAX * config.prices.meter_every_s)
         configured = {
             pool.name: (pool.energy.joules_per_input_token, pool.energy.joules_per_output_token)
             for pool in config.pools
@@ -64,9 +68,9 @@ class PriceState:
         """One node's newest readings."""
         self._meters[report.node] = (now_s, report)
 
-    def observe(self, engines: Mapping[str, EngineStats], now_s: float) -> None:
-        """Tokens of every pool beside the joules of the same moment."""
-        for node in [node for node, (at_s, _) in self._meters.items() if now_s - at_s > _METER_TTL_S]:
+    def observe(self, engines: Mapping[str, EngineStats], replicas: Mapping[str, int], now_s: float) -> None:
+        """Tokens of every pool beside the joules of the same moment; ``replicas`` that live, by pool."""
+        for node in [node for node, (at_s, _) in self._meters.items() if now_s - at_s > self._meter_ttl_s]:
             del self._meters[node]
         joules = self._joules()
         for pool, engine in engines.items():
@@ -81,6 +85,7 @@ class PriceState:
                 drawn.members,
                 drawn.label,
                 engine.cached_tokens,
+                replicas.get(pool, 0),
             )
 
     def keep_priced(self, now_s: float) -> None:
@@ -111,11 +116,25 @@ class PriceState:
         served = {pool.name: found for pool in self._config.pools if (found := self._served(pool.name, now_s))}
         report = board_report.report(self._config, self.board, self._sheet, now_s, served, replicas)
         joules = self._joules()
-        local = tuple(
-            msgspec.structs.replace(cost, joules=joules[cost.pool].joules) if cost.pool in joules else cost
-            for cost in report.local
-        )
-        return msgspec.structs.replace(report, local=local)
+        local = tuple(self._metered(cost, joules.get(cost.pool)) for cost in report.local)
+        return msgspec.structs.replace(report, local=local, nodes=tuple(self._nodes()))
+
+    def _metered(self, cost: LocalCost, drawn: PoolJoules | None) -> LocalCost:
+        """The cost with what meters say of its pool now, and what they do not see of it."""
+        seen, living = self._pool_meter.coverage(cost.pool)
+        if 0 < seen < living:  # a part of the joules beside all of the tokens would mislead whoever divides them
+            note = f"power of {seen} of {living} replicas is seen by a meter: it is not counted"
+            return msgspec.structs.replace(cost, notes=(*cost.notes, note))
+        if drawn is None:
+            return cost
+        notes = (*cost.notes, *(f"power: {remark}" for remark in drawn.remarks))
+        return msgspec.structs.replace(cost, joules=drawn.joules, joules_label=drawn.label, notes=notes)
+
+    def _nodes(self) -> Iterator[NodeReading]:
+        left = _GPUS_MAX
+        for node, (at_s, report) in sorted(self._meters.items()):
+            yield NodeReading(node, at_s, report.gpus[:left], report.host, report.problem)
+            left -= len(report.gpus[:left])
 
     def _joules(self) -> dict[str, PoolJoules]:
         return pool_joules(report for _, report in self._meters.values())
@@ -124,13 +143,12 @@ class PriceState:
         found = self._pool_meter.served(pool, now_s)
         if found is None:
             return None
-        joules = self._joules().get(pool)
         return Served(
             input_tokens=round(found.input_tokens + found.cached_tokens),
             cached_tokens=round(found.cached_tokens),
             output_tokens=round(found.output_tokens),
             seconds=found.seconds,
-            watts=found.watts_mean if joules is not None else None,
-            label=joules.label if joules is not None else "modelled",
-            at_s=now_s,
+            watts=found.watts_mean,
+            label=found.label,
+            at_s=found.watts_at_s,
         )

@@ -47,7 +47,7 @@ class Poller:
             self._desk.scheduled(self._feed.name, now_s() + pause_s)
             await asyncio.sleep(pause_s)
             retry_after_s = await self.poll()
-            pause_s = schedule.next_poll_s(self._feed.every_s, self._failures, retry_after_s, chance)
+            pause_s = schedule.next_poll_s(self._feed.every_s, self._failures, retry_after_s, chance, self._feed.ttl_s)
 
     async def poll(self) -> float:
         """Ask once and hand the result to the desk; returns the source's Retry-After, 0 where it gave none."""

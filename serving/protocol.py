@@ -96,6 +96,7 @@ class ChatBody(Body):
     logprobs: bool | None = None
     reasoning_effort: str | None = None
     web_search_options: dict[str, Any] | None = None
+    plugins: Any = None  # OpenRouter's; other servers may mean something else by the name
 
 
 class CompletionBody(Body):
@@ -138,7 +139,9 @@ class Parsed(Struct, frozen=True):
     def rewritten(self, model: str, service_tier: str = "") -> bytes:
         """The body for a source: its own name of the model; on streams the usage event is always asked for.
 
-        The service tier is the offer's: a client that asked for another would be billed otherwise than quoted.
+        The service tier is the offer's: a client that asked for another would be billed otherwise than quoted. '' is
+        the standard tier and sends no field (unknown servers may refuse it), so the source's own default holds: at
+        OpenAI what the project is set to.
         """
         fields = dict(self.fields)
         fields["model"] = Raw(_encode(model))
@@ -206,7 +209,7 @@ def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
         needs.add("response_format")
     if body.logprobs:
         needs.add("logprobs")
-    searches = 0 if body.web_search_options is None else 1
+    searches = int(body.web_search_options is not None or _searches(body))
     if searches:
         needs.add("search")
     text = ""
@@ -226,6 +229,19 @@ def _chat(body: ChatBody, fields: dict[str, Raw]) -> Parsed:
     tokens = max(1, size // BYTES_PER_TOKEN)
     effort, turns = body.reasoning_effort or "", len(body.messages)
     return Parsed(body, fields, frozenset(needs), text, turns, tokens, effort, body.n or 1, searches)
+
+
+def _searches(body: ChatBody) -> bool:
+    """A search that the provider runs and bills: a tool of a type of its own, or OpenRouter's ``web`` plugin.
+
+    ``tool_search*`` looks through the request's own tools and costs tokens only.
+    """
+    for tool in body.tools or ():
+        kind = tool.get("type")
+        if isinstance(kind, str) and kind != "function" and "search" in kind and not kind.startswith("tool_search"):
+            return True
+    plugins = body.plugins if isinstance(body.plugins, list) else ()
+    return any(isinstance(p, dict) and p.get("id") == "web" and p.get("enabled") is not False for p in plugins)
 
 
 def _param(message: str) -> str | None:

@@ -58,6 +58,11 @@ def view(config: ClusterConfig, changes: Iterable[Change], now_s: float) -> Pric
                 _advance(line, entries, ttl_s, change.at_s)
     for line in lines.values():
         _advance(line, entries, ttl_s, now_s)
+    for key, line in rents.items():
+        entry = entries[key]
+        until_s = entry.observed_s + ttl_s[key[0]]
+        if until_s < now_s:
+            line.put(until_s, None)
     return PriceHistoryView(
         offers=tuple(_series(name, "USD/Mtok", line, now_s) for name, line in lines.items() if line.points),
         power=tuple(_steps(config, entries, PowerPrice, "USD/kWh")),

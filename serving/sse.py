@@ -17,11 +17,24 @@ _TOKENS_MAX = 2**40  # a source that claims more is not believed
 _EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
+class CacheWrites(msgspec.Struct):
+    """litellm's ``cache_creation_token_details``."""
+
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class PromptDetails(msgspec.Struct):
-    """OpenAI's ``prompt_tokens_details``; ``cache_creation_tokens`` as litellm and OpenRouter report cache writes."""
+    """OpenAI's ``prompt_tokens_details``.
+
+    Cache writes are ``cache_write_tokens`` with OpenAI and OpenRouter, ``cache_creation_tokens`` with litellm, which
+    may send the same count under both names; ``web_search_requests`` is litellm's.
+    """
 
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     cache_creation_tokens: int | None = None
+    cache_creation_token_details: CacheWrites | None = None
+    web_search_requests: int | None = None
 
 
 class CompletionDetails(msgspec.Struct):
@@ -30,22 +43,50 @@ class CompletionDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
 
 
+class ServerToolUse(msgspec.Struct):
+    """Anthropic's ``server_tool_use``, which OpenRouter and litellm send too."""
+
+    web_search_requests: int | None = None
+
+
+_NO_PROMPT_DETAILS = PromptDetails()
+
+
 class UsageBlock(msgspec.Struct):
-    """OpenAI's ``usage``; anything else in it is ignored here and relayed untouched."""
+    """OpenAI's ``usage``; anything else in it is ignored here and relayed untouched.
+
+    ``cache_creation_input_tokens``: Anthropic's name, which litellm keeps; part of ``prompt_tokens`` as litellm counts.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int | None = 0
+    total_tokens: Any = None  # only compared
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
+    cache_creation_input_tokens: int | None = None
+    server_tool_use: ServerToolUse | None = None
 
-    def usage(self) -> Usage:
-        """As the core's type, with impossible values (negative, more cached than read) cut to possible ones."""
+    def usage(self, searches_asked: int = 0) -> Usage:
+        """As the core's type, with impossible values (negative, more cached than read) cut to possible ones.
+
+        ``searches_asked`` counts where the source does not say how often it searched. Reasoning is part of the
+        completion as OpenAI counts; xAI counts it beside, and its ``total_tokens`` shows it.
+        """
         read, written = _tokens(self.prompt_tokens, _TOKENS_MAX), _tokens(self.completion_tokens, _TOKENS_MAX)
-        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
-        cached = _tokens(prompt.cached_tokens, read) if prompt else 0
-        created = _tokens(prompt.cache_creation_tokens, read - cached) if prompt else 0
-        reasoning = _tokens(completion.reasoning_tokens, written) if completion else 0
-        return Usage(read, cached, written, created, reasoning_tokens=reasoning)
+        prompt, completion = self.prompt_tokens_details or _NO_PROMPT_DETAILS, self.completion_tokens_details
+        cached = _tokens(prompt.cached_tokens, read)
+        created = prompt.cache_write_tokens or prompt.cache_creation_tokens or self.cache_creation_input_tokens
+        created, kept = _tokens(created, read - cached), 0
+        if created and prompt.cache_creation_token_details is not None:
+            kept = _tokens(prompt.cache_creation_token_details.ephemeral_1h_input_tokens, created)
+        reasoning = _tokens(completion.reasoning_tokens, _TOKENS_MAX) if completion else 0
+        if reasoning and self.total_tokens == read + written + reasoning:
+            written += reasoning
+        searches = self.server_tool_use.web_search_requests if self.server_tool_use else None
+        if searches is None:
+            searches = prompt.web_search_requests
+        searches = searches_asked if searches is None else _tokens(searches, _TOKENS_MAX)
+        return Usage(read, cached, written, created - kept, kept, min(reasoning, written), searches)
 
 
 def _tokens(count: int | None, most: int) -> int:
@@ -61,13 +102,13 @@ class Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(Answer).decode
 
 
-def usage_of(body: bytes) -> Usage | None:
-    """The usage of a plain answer, or None where it has none (or is not JSON)."""
+def usage_of(body: bytes, searches_asked: int = 0) -> Usage | None:
+    """The usage of a plain answer, or None where it has none (or is not JSON); see ``UsageBlock.usage``."""
     try:
         block = _answer(body).usage
     except (msgspec.DecodeError, RecursionError):
         return None
-    return block.usage() if block else None
+    return block.usage(searches_asked) if block else None
 
 
 class _Event(msgspec.Struct):
@@ -86,7 +127,8 @@ class StreamReader:
     an error event), ``usage``, and ``usage_event`` (the final usage event, decoded, for the gateway to complete).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, searches_asked: int = 0) -> None:
+        self._searches_asked = searches_asked
         self.usage: Usage | None = None
         self.usage_event: dict[str, Any] | None = None
         self.done = False
@@ -127,7 +169,7 @@ class StreamReader:
             self.error = "the source ended the stream with an error"
             return b""
         if read.usage is not None:
-            self.usage = read.usage.usage()
+            self.usage = read.usage.usage(self._searches_asked)
             if not read.choices:
                 self.usage_event = _decode(payload)
                 return b""

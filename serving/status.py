@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -52,6 +53,8 @@ class Status:
         metrics.MARKET_VERSION.set(market.version)
         metrics.MARKET_AGE.set(max(0.0, now_s() - market.as_of_s) if market.version else _MARKET_S_MAX)
         metrics.LEDGER_HEALTHY.set(self._accountant.healthy)
+        metrics.OFFER_UP.clear()  # an offer that has left the market is not up
+        metrics.POOL.clear()
         for offer in market.offers:
             metrics.OFFER_UP.labels(offer.id).set(offer.healthy)
             if offer.capacity is not None:
@@ -61,6 +64,8 @@ class Status:
         for pool, stats in self._view.engines.items():
             for what in ("running", "waiting", "kv_usage", "prompt_tokens", "generation_tokens"):
                 metrics.POOL.labels(pool, f"engine_{what}").set(getattr(stats, what))
-        if self._view.prices is not None:
+        if self._view.prices is None:
+            metrics.PRICES_AGE.set(math.inf)
+        else:
             price_metrics.expose(self._view.prices, now_s())
         return generate_latest(metrics.REGISTRY)

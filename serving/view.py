@@ -17,18 +17,41 @@ EMPTY = Market(0, 0.0, ())
 
 _RETRY_TOKENS_MAX = 50.0
 _TTFT_WEIGHT = 0.1
+_CLOCK_S_MAX = 5.0
 
 
 class Published(msgspec.Struct, frozen=True):
     """What the controller sends a gateway: the market with this gateway's leases, where the gates are, engine counters.
 
-    ``fixed`` is the amortized cost by offer id: for settlement and reports, never for ``decide``.
+    ``fixed`` is the amortized cost by offer id: for settlement and reports, never for ``decide``. ``at_s``: the
+    controller's clock as it answered.
     """
 
     market: Market
     gates: dict[str, str]
     engines: dict[str, EngineStats] = {}
     fixed: dict[str, FixedCost] = {}
+    at_s: float = 0.0
+
+
+def on_our_clock(published: Published, now_s: float) -> Published:
+    """The same with instants of this process's clock, where the controller's was set differently: nothing lives longer."""
+    ahead_s = published.at_s - now_s
+    if not published.at_s or abs(ahead_s) < _CLOCK_S_MAX:
+        return published
+    market = published.market
+    offers = tuple(
+        replace(
+            offer,
+            as_of_s=offer.as_of_s - ahead_s,
+            expires_s=offer.expires_s - ahead_s,
+            capacity=offer.capacity and replace(offer.capacity, as_of_s=offer.capacity.as_of_s - ahead_s),
+        )
+        for offer in market.offers
+    )
+    leases = {name: replace(lease, expires_s=lease.expires_s - ahead_s) for name, lease in market.leases.items()}
+    moved = replace(market, as_of_s=market.as_of_s - ahead_s, offers=offers, leases=leases)
+    return msgspec.structs.replace(published, market=moved, at_s=now_s)
 
 
 class View:
@@ -49,6 +72,7 @@ class View:
 
     def publish(self, published: Published) -> None:
         """Swap in a new market. What was sent since the old snapshot is in the new one's counts."""
+        published = on_our_clock(published, self._clock())
         old = {offer.id: offer.capacity for offer in self.market.offers}
         # A controller that has just restarted grants nothing yet: leases that were granted before run to their end.
         leases = {**self.market.leases, **published.market.leases}

@@ -1,8 +1,8 @@
 """One file a source of prices. Each holds one function, ``feed(http, options, now_s)``, and the options it understands.
 
 A feed is synchronous and asks the network only through ``http``; it yields listings and raises FeedError. It is never
-called on the request path: ``pricing.polling`` decides when, in a thread, or in a process of its own for feeds that drag a
-large library along (``isolated``). A site adds one by an entry point in the group ``baseload.feeds``.
+called on the request path: ``serving.prices_process`` decides when, in a thread, or in a process of its own for feeds that
+drag a large library along (``isolated``). A site adds one by an entry point in the group ``baseload.feeds``.
 
 FeedError                       this poll brought nothing; the text says why
     FeedOffline                 the site is air-gapped, or the feed needs a network that it may not use
@@ -48,9 +48,19 @@ class Http(Protocol):
     """How a feed asks the network: bounded in bytes and time, conditional where the source gives an ETag."""
 
     def get(
-        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+        self,
+        url: str,
+        params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        bytes_max: int | None = None,
+        conditional: bool = True,
     ) -> bytes | None:
-        """Body of a 200; None for a 304 (nothing has changed since the last poll). Raises FeedError."""
+        """Body of a 200; None for a 304 (nothing has changed since the last poll). Raises FeedError.
+
+        ``bytes_max``: what the body may have where that is less than the site allows. ``conditional`` False: what the feed
+        makes of the same answer depends on the time, so it wants the body in any case.
+        """
         ...
 
     def require_network(self) -> None:

@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from pricing.feeds import FeedChanged, FeedError, FeedKind, FeedUnavailable, Http
 from pricing.feeds.gpu_names import gpu_name
-from pricing.feeds.reading import number, plain, readable
+from pricing.feeds.reading import Problems, number, plain, readable
 from pricing.listing import GpuPrice, Listing
 
 Region = Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d{1,2}$")]
@@ -59,7 +59,7 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing]:
     """One poll of every region: one that fails fails the poll, lest its prices look withdrawn."""
     http.require_network()
     listings: list[Listing] = []
-    problems: list[str] = []
+    problems = Problems()
     with _plain_errors():
         for region in options.regions:
             client = _client(options, region)
@@ -103,7 +103,7 @@ def _client(options: Options, region: str) -> Any:
     )
 
 
-def _inside(client: Any, options: Options, problems: list[str]) -> dict[str, _Gpus]:
+def _inside(client: Any, options: Options, problems: Problems) -> dict[str, _Gpus]:
     """The GPUs of each asked instance type that the region has; a type that the region lacks is no error."""
     known: dict[str, _Gpus] = {}
     wanted = [{"Name": "instance-type", "Values": list(options.instances)}]
@@ -125,7 +125,7 @@ def _inside(client: Any, options: Options, problems: list[str]) -> dict[str, _Gp
 
 
 def _newest(
-    client: Any, options: Options, region: str, known: dict[str, _Gpus], now_s: float, problems: list[str]
+    client: Any, options: Options, region: str, known: dict[str, _Gpus], now_s: float, problems: Problems
 ) -> list[Listing]:
     """The price in force of each instance and zone: the latest change, whatever the order of the answer."""
     if not known:

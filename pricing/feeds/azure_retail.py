@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from pricing.addresses import shown_address
 from pricing.feeds import FeedChanged, FeedError, FeedKind, Http
-from pricing.feeds.reading import decode, instant, number, plain, readable
+from pricing.feeds.reading import ENTRIES_MAX, Entries, Problems, decode, decode_entry, instant, number, plain, readable
 from pricing.listing import GpuPrice, Listing
 
 Region = Annotated[str, Meta(pattern=r"^[a-z0-9]{2,40}$")]
@@ -78,7 +78,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Page(msgspec.Struct, rename="pascal"):
-    items: list[msgspec.Raw]
+    items: Entries
     billing_currency: str = "USD"
     next_page_link: str | None = None
 
@@ -114,15 +114,15 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
     """One poll of every region: a region that fails fails the poll, lest its prices look withdrawn."""
     contents = options.contents()
     found: dict[str, list[_Found]] = {}
-    problems: list[str] = []
+    problems = Problems()
     for region in options.regions:
         items = _items(http, options, region, tuple(contents))
         if items is None:
             return None
         for raw in items:
             try:
-                item = msgspec.json.decode(raw, type=_Item)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                item = decode_entry(raw, _Item)
+            except FeedChanged as error:
                 problems.append(f"{region}: {error}")
                 continue
             if not _wanted(item, region, contents, options.spot, now_s):
@@ -173,13 +173,15 @@ def _items(http: Http, options: Options, region: str, sizes: tuple[str, ...]) ->
     asked: dict[str, str] | None = {"currencyCode": "'USD'", "$filter": f"{conditions} and ({either})"}
     url, items = options.url, list[msgspec.Raw]()
     for _ in range(options.pages_max):
-        body = http.get(url, asked)
+        body = http.get(url, asked, conditional=False)  # an item may hold from a later date on
         if body is None:
             return None
         page = decode(body, _Page)
         if page.billing_currency != "USD":
             raise FeedChanged(f"{region}: asked for USD, got `{plain(page.billing_currency)}`")
         items += page.items
+        if len(items) > ENTRIES_MAX:
+            raise FeedChanged(f"{region}: more than {ENTRIES_MAX} items")
         if not page.next_page_link:
             return items
         url, asked = _checked(page.next_page_link, options.url), None

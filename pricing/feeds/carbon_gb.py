@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from pricing.feeds import FeedKind, Http
-from pricing.feeds.reading import decode, instant, number
+from pricing.feeds import FeedChanged, FeedKind, Http
+from pricing.feeds.reading import SERIES_BYTES_MAX, Entries, decode, decode_entry, instant, number
 from pricing.feeds.series import Reading, sound, steps_of
 from pricing.listing import CarbonIntensity, Listing
 
@@ -30,14 +30,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Answer(msgspec.Struct):
-    data: list[Any]
+    data: Entries
 
 
 def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None:
     """One listing from the half-hour before this one up to two days ahead."""
     # The half-hour that ends at `from` may come first: ask from the one before, so that this one is inside in any case.
     start = datetime.fromtimestamp((now_s // _HALF_HOUR_S - 1) * _HALF_HOUR_S, UTC)
-    body = http.get(f"{options.url}/intensity/{start:%Y-%m-%dT%H:%MZ}/fw48h")
+    body = http.get(f"{options.url}/intensity/{start:%Y-%m-%dT%H:%MZ}/fw48h", bytes_max=SERIES_BYTES_MAX)
     if body is None:
         return None
     entries = list(_read(decode(body, _Answer)))
@@ -48,8 +48,13 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
 
 def _read(answer: _Answer) -> Iterator[Reading | str]:
     """Each half-hour as a reading, or what is wrong with it."""
-    for i, entry in enumerate(answer.data):
+    for i, raw in enumerate(answer.data):
         path = f"data[{i}]"
+        try:
+            entry: Any = decode_entry(raw, Any)
+        except FeedChanged as error:
+            yield f"{path}: {error}"
+            continue
         intensity = entry.get("intensity") if isinstance(entry, dict) else None
         if not isinstance(intensity, dict):
             yield f"{path}.intensity: missing"

@@ -26,6 +26,7 @@ from pricing.listing import Listing, PowerPrice
 Element = ElementTree.Element
 # Three days of four auctions in quarters of an hour are 200 kB; a tree takes some thirty times its text.
 _BYTES_MAX = 2 * 1024 * 1024
+_TAGS_MAX = 150_000  # ENTRIES_MAX points of three elements each, and what is around them
 _DAY_S = 86_400.0
 _STEP_S = {"PT15M": 900.0, "PT30M": 1800.0, "PT60M": 3600.0, "PT1H": 3600.0}
 _DAY_AHEAD = "A01"
@@ -64,6 +65,7 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
             "periodStart": f"{datetime.fromtimestamp(day_s - _DAY_S, UTC):%Y%m%d%H%M}",
             "periodEnd": f"{datetime.fromtimestamp(day_s + 2 * _DAY_S, UTC):%Y%m%d%H%M}",
         },
+        bytes_max=_BYTES_MAX,
     )
     if body is None:
         return None
@@ -87,6 +89,8 @@ def _parsed(body: bytes) -> Element:
         text = body.decode("utf-8-sig")
         if "\0" in text or "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise FeedChanged("the document declares a type or entities, or is not UTF-8")
+        if text.count("<") > _TAGS_MAX:
+            raise FeedChanged(f"a document of more than {_TAGS_MAX} tags")
         return ElementTree.fromstring(text)  # noqa: S314  without declarations nothing can be expanded or fetched
     except (ElementTree.ParseError, ValueError) as error:
         raise FeedChanged(f"the document is no XML: {plain(str(error))}") from None

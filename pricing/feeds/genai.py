@@ -19,8 +19,8 @@ import msgspec
 
 from pricing.feeds import FeedChanged, FeedKind, FeedOffline, Http
 from pricing.feeds.genai_rates import Unreadable, rate_of, returns_no_tokens
-from pricing.feeds.hours import Rates, Span, windows
-from pricing.feeds.reading import TEXT_MAX, decode, plain, readable
+from pricing.feeds.hours import Rates, Span, TooMany, windows
+from pricing.feeds.reading import ENTRIES_MAX, Entries, Problems, decode, decode_entry, readable
 from pricing.listing import Listing, ServiceTier, TokenPrice
 
 PRODUCT_CHARACTERS_MAX = 200
@@ -46,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Provider(msgspec.Struct):
     id: str
-    models: list[msgspec.Raw]
+    models: Entries
 
 
 class _Constraint(msgspec.Struct, forbid_unknown_fields=True):
@@ -92,24 +92,24 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
             listings.append(Listing(product, price, now_s))
     readable(models[len(problems) - broken :], problems)
     if options.models and problems and not listings:
-        raise FeedChanged(plain(problems[-1], TEXT_MAX))
+        raise FeedChanged(problems.last)
     return listings
 
 
-def _models(body: bytes) -> tuple[list[tuple[str, _Model]], list[str]]:
+def _models(body: bytes) -> tuple[list[tuple[str, _Model]], Problems]:
     """Models by product, and what is wrong with the entries that are none. Raises FeedChanged for a list without any."""
     models: list[tuple[str, _Model]] = []
-    problems: list[str] = []
-    for i, one in enumerate(decode(body, list[msgspec.Raw])):
+    problems = Problems()
+    for i, one in enumerate(decode(body, Entries)):
         try:
-            provider = msgspec.json.decode(one, type=_Provider)
-        except (msgspec.DecodeError, RecursionError) as error:
+            provider = decode(bytes(one), _Provider)
+        except FeedChanged as error:
             problems.append(f"$[{i}]: {error}")
             continue
         for j, raw in enumerate(provider.models):
             try:
-                model = msgspec.json.decode(raw, type=_Model)
-            except (msgspec.DecodeError, RecursionError) as error:
+                model = decode_entry(raw, _Model)
+            except FeedChanged as error:
                 problems.append(f"$[{i}].models[{j}]: {error}")
                 continue
             product = f"{provider.id}/{model.id}"
@@ -117,6 +117,8 @@ def _models(body: bytes) -> tuple[list[tuple[str, _Model]], list[str]]:
                 models.append((product, model))
             else:
                 problems.append(f"$[{i}].models[{j}].id: {len(product)} characters")
+        if len(models) > ENTRIES_MAX:
+            raise FeedChanged(f"$: more than {ENTRIES_MAX} models")
     if not models and not problems:
         raise FeedChanged("$: no models")
     return models, problems
@@ -125,7 +127,7 @@ def _models(body: bytes) -> tuple[list[tuple[str, _Model]], list[str]]:
 def _body(http: Http, options: Options) -> bytes | None:
     if options.refresh:
         try:
-            return http.get(options.url)
+            return http.get(options.url, conditional=False)  # the list may hold a price from tomorrow on
         except FeedOffline:
             pass
     from pricing.feeds.genai_bundled import bundled
@@ -151,7 +153,12 @@ def token_price(model: _Model, now_s: float) -> TokenPrice | None:
         return _rates(conditional, variants, in_force, no_output)
 
     rates = rates_when(frozenset())
-    return TokenPrice(rates, windows(spans, rates_when)) if "standard" in rates else None
+    if "standard" not in rates:
+        return None
+    try:
+        return TokenPrice(rates, windows(spans, rates_when))
+    except TooMany as error:
+        raise Unreadable(f".prices: {error}") from None
 
 
 def _in_force(condition: _Constraint | None, today: date, held: set[Span]) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pricing.feeds.reading import number, plain
+from pricing.feeds.reading import TIERS_MAX, number, plain
 from scheduler.core.supply import Rate, Tier
 
 _MTOK = 1e6
@@ -36,6 +36,8 @@ def returns_no_tokens(model: str) -> bool:
 def rate_of(prices: Mapping[str, Any], no_output: bool) -> Rate | None:
     """None where input or output has no price by the token."""
     starts = sorted({start for key in _PER_TOKEN for start, _ in _levels(key, prices.get(key))})
+    if len(starts) > TIERS_MAX + 1:
+        raise Unreadable(f".prices: more than {TIERS_MAX} tiers")
     base = _level(prices, -1, no_output)
     if base is None:
         return None
@@ -96,6 +98,8 @@ def _levels(key: str, value: Any) -> list[tuple[int, float]]:
     tiers = value.get("tiers")
     if not isinstance(tiers, list) or not all(isinstance(tier, dict) for tier in tiers):
         raise Unreadable(f".prices.{plain(key)}.tiers: no list of tiers")
+    if len(tiers) > TIERS_MAX:
+        raise Unreadable(f".prices.{plain(key)}.tiers: more than {TIERS_MAX}")
     found = [(-1, _number(f"{key}.base", value.get("base")))]
     for tier in tiers:
         start = tier.get("start")

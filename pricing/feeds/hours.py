@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from pricing.feeds.reading import WINDOWS_MAX
 from pricing.listing import ServiceTier, Window
 from scheduler.core.supply import Rate
 
@@ -35,12 +36,17 @@ class Span(NamedTuple):
 Rates = dict[ServiceTier, Rate]
 
 
+class TooMany(ValueError):
+    """More windows, or more combinations of hours, than anyone sells by."""
+
+
 def windows(spans: Sequence[Span], rates_when: Callable[[frozenset[int]], Rates]) -> tuple[Window, ...]:
     """Windows in which the rates are not those outside all ``spans``; none overlaps another or passes midnight.
 
-    ``rates_when`` says what holds while the spans of these indices do.
+    ``rates_when`` says what holds while the spans of these indices do. Raises TooMany.
     """
     base = rates_when(frozenset())
+    known = {frozenset[int](): base}
     edges = sorted({0, DAY_S, *(edge for span in spans for edge in span[:2])})
     found: list[Window] = []
     for start_s, end_s in pairwise(edges):
@@ -49,9 +55,13 @@ def windows(spans: Sequence[Span], rates_when: Callable[[frozenset[int]], Rates]
             active = frozenset(i for i, span in enumerate(spans) if span.holds(start_s, day))
             days_of.setdefault(active, []).append(day)
         for active, days in days_of.items():
-            rates = rates_when(active)
+            if active not in known:
+                known[active] = rates_when(active)
+            rates = known[active]
             if rates != base:
                 _add(found, Window(start_s, end_s, rates, () if len(days) == len(ALL_DAYS) else tuple(days)))
+            if max(len(found), len(known)) > WINDOWS_MAX:
+                raise TooMany(f"more than {WINDOWS_MAX} windows")
     return tuple(found)
 
 

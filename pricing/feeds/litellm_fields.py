@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pricing.feeds.reading import TIERS_MAX
 from pricing.listing import ServiceTier
 
 USD_PER_TOKEN_MAX = 0.1  # the dearest one that is published is 0.0006; from here up somebody has mistaken the unit
@@ -51,6 +52,7 @@ class Parts(NamedTuple):
 def table(fields: Mapping[str, Any]) -> dict[tuple[ServiceTier, int], Parts]:
     """Prices by service tier and context length above which they hold (0: from the first token). Raises Malformed."""
     found: dict[tuple[ServiceTier, int], dict[str, float]] = {}
+    contexts: set[int] = set()
     for field, value in fields.items():
         match = _FIELD.fullmatch(field)
         if match is None or value is None:
@@ -59,6 +61,9 @@ def table(fields: Mapping[str, Any]) -> dict[tuple[ServiceTier, int], Parts]:
         above = int(digits or 0) * (1000 if k else 1)
         if digits is not None and not 0 < above <= CONTEXT_TOKENS_MAX:
             raise Malformed(f"{field}: no context has this length")
+        contexts.add(above)
+        if len(contexts) > TIERS_MAX + 1:
+            raise Malformed(f"more than {TIERS_MAX} context lengths")
         found.setdefault((SERVICE_TIERS[suffix], above), {})[_PARTS[part]] = number(field, value, USD_PER_TOKEN_MAX)
     return {key: Parts(**parts) for key, parts in found.items()}
 
@@ -85,6 +90,8 @@ def brackets(entry: Mapping[str, Any]) -> Iterator[tuple[int, Parts]]:
     tiers, flat, due = entry["tiered_pricing"], plain(entry), 0.0
     if not isinstance(tiers, list) or not tiers or not all(isinstance(tier, dict) for tier in tiers):
         raise Malformed("tiered_pricing is no list of objects")
+    if len(tiers) > TIERS_MAX:
+        raise Malformed(f"tiered_pricing: more than {TIERS_MAX} brackets")
     for tier in tiers:
         bounds = tier.get("range")
         if not isinstance(bounds, list) or len(bounds) != 2:

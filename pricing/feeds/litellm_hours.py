@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pricing.feeds.reading import WINDOWS_MAX
+
 DAY_S = 86_400
-WINDOWS_MAX = 64
 YEAR = 2026  # whose rules of a time zone count
 _ALL_DAYS = (1, 2, 3, 4, 5, 6, 7)
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -39,10 +40,11 @@ def windows(block: Mapping[str, Any]) -> Iterator[tuple[int, int, tuple[int, ...
             raise ValueError("a window is no object")
         days = _days(rule.get("weekdays"))
         for start_s, end_s in _hours(rule.get("hours_utc")):
-            found += 1
-            if found > WINDOWS_MAX:
-                raise ValueError(f"more than {WINDOWS_MAX} windows")
-            yield from _cut(start_s, end_s, days, offset_s)
+            for piece in _cut(start_s, end_s, days, offset_s):
+                found += 1
+                if found > WINDOWS_MAX:
+                    raise ValueError(f"more than {WINDOWS_MAX} windows")
+                yield piece
     if not found:
         raise ValueError("no hours")
 

@@ -12,20 +12,20 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from pricing.feeds import FeedChanged, FeedKind, FeedOffline, Http, reading
 from pricing.feeds.litellm_prices import NoPrice, token_price
 from pricing.listing import Listing, TokenPrice
-from scheduler.core.supply import Rate
 
 URL = "https://raw.githubusercontent.com/BerriAI/litellm/main/model_prices_and_context_window.json"
-ENTRIES_MAX = 100_000
 PRODUCT_CHARS_MAX = 200
-TEXT_MAX = 160
 _FILE = "model_prices_and_context_window_backup.json"
 _EXAMPLE = "sample_spec"
+_Entries = Annotated[dict[str, msgspec.Raw], Meta(max_length=reading.ENTRIES_MAX)]
 _MALFORMED_SHARE_MAX = 0.5
 _log = logging.getLogger("baseload.feeds")
 
@@ -68,25 +68,23 @@ def feed(http: Http, options: Options, now_s: float) -> list[Listing] | None:
 
 def decode(body: bytes) -> dict[str, msgspec.Raw]:
     """A map by litellm's model name, its entries not decoded: they are slices of ``body``. Raises FeedChanged."""
-    entries = reading.decode(body, dict[str, msgspec.Raw])
+    entries = reading.decode(body, _Entries)
     entries.pop(_EXAMPLE, None)
-    if len(entries) > ENTRIES_MAX:
-        raise FeedChanged(f"{len(entries)} models, more than {ENTRIES_MAX}")
     return entries
 
 
 def _prices(entries: dict[str, msgspec.Raw], wanted: tuple[str, ...], source: str) -> Iterable[tuple[str, TokenPrice]]:
     """The good ones of ``wanted``. Raises FeedChanged when most of the map is malformed or nothing in it has a price."""
     found: dict[str, TokenPrice] = {}
-    malformed: list[str] = []
+    malformed = reading.Problems()
     for name, raw in entries.items():
         price = _price(raw)
         if isinstance(price, TokenPrice) and 0 < len(name) <= PRODUCT_CHARS_MAX:
             found[name] = price
         elif not isinstance(price, NoPrice) or price.malformed:
-            malformed.append(reading.plain(f"{name}: {getattr(price, 'reason', 'the name is too long')}", TEXT_MAX))
+            malformed.append(f"{name}: {getattr(price, 'reason', 'the name is too long')}")
     if malformed:
-        some = "; ".join(malformed[:3])
+        some = "; ".join(malformed.first)
         if len(malformed) > _MALFORMED_SHARE_MAX * len(entries):
             raise FeedChanged(f"{len(malformed)} of {len(entries)} entries are no prices, such as {some}")
         _log.warning("%s: %d of %d entries left out, such as %s", source, len(malformed), len(entries), some)
@@ -97,8 +95,8 @@ def _prices(entries: dict[str, msgspec.Raw], wanted: tuple[str, ...], source: st
 
 def _price(raw: msgspec.Raw) -> TokenPrice | NoPrice:
     try:
-        entry = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+        entry = reading.decode_entry(raw, Any)
+    except FeedChanged as error:
         return NoPrice(f"no JSON: {error}", malformed=True)
     return token_price(entry)
 
@@ -118,18 +116,6 @@ def bundled(upstream: str) -> TokenPrice | NoPrice:
     """The bundled map's price of litellm's model ``upstream``, or why there is none."""
     raw = bundled_entries().get(upstream)
     return NoPrice("litellm's map does not know it") if raw is None else _price(raw)
-
-
-def bundled_price(upstream: str) -> TokenPrice | None:
-    """The bundled map's price of litellm's model ``upstream``."""
-    price = bundled(upstream)
-    return price if isinstance(price, TokenPrice) else None
-
-
-def rate(upstream: str) -> Rate | None:
-    """The bundled map's standard rate of ``upstream``, USD per token; None when the map has none (never a default)."""
-    price = bundled_price(upstream)
-    return None if price is None else price.rates["standard"]
 
 
 @cache

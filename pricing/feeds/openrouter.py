@@ -14,14 +14,14 @@ from urllib.parse import urljoin
 import msgspec
 
 from pricing.addresses import origin
-from pricing.feeds import FeedChanged, FeedKind, Http
+from pricing.feeds import FeedChanged, FeedKind, Http, reading
 from pricing.feeds.hours import ALL_DAYS, DAY_S, Span, windows
-from pricing.feeds.reading import decode, from_environment, instant, number, plain, readable
+from pricing.feeds.reading import decode, decode_entry, instant, number, plain, readable
 from pricing.listing import Listing, TokenPrice
 from scheduler.core.supply import Rate, Tier
 
 PAGES_MAX = 20
-OVERRIDES_MAX = 50
+OVERRIDES_MAX = reading.TIERS_MAX  # each may begin a tier
 ID_CHARACTERS_MAX = 200
 _BATCH = ":batch"
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -41,7 +41,7 @@ class _Links(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    data: list[msgspec.Raw]
+    data: reading.Entries
     links: _Links | None = None
 
 
@@ -68,7 +68,7 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
             continue
         try:
             price = _price(model)
-        except _Unreadable as error:
+        except ValueError as error:
             problems.append(f"{model.id}: {error}")
             continue
         if price is not None:
@@ -79,17 +79,17 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
         for name, price in prices.items()
         if name not in batches
     ]
-    return readable(listings, [] if options.models and listings else problems)
+    return readable(listings, reading.Problems() if options.models and listings else problems)
 
 
-def _models(entries: list[msgspec.Raw]) -> tuple[list[_Model], list[str]]:
+def _models(entries: list[msgspec.Raw]) -> tuple[list[_Model], reading.Problems]:
     """The entries that are models, and what is wrong with the others."""
     models: list[_Model] = []
-    problems: list[str] = []
+    problems = reading.Problems()
     for i, raw in enumerate(entries):
         try:
-            model = msgspec.json.decode(raw, type=_Model)
-        except (msgspec.DecodeError, RecursionError) as error:
+            model = decode_entry(raw, _Model)
+        except FeedChanged as error:
             problems.append(f"$.data[{i}]: {error}")
             continue
         if 0 < len(model.id) <= ID_CHARACTERS_MAX:
@@ -101,7 +101,9 @@ def _models(entries: list[msgspec.Raw]) -> tuple[list[_Model], list[str]]:
 
 def _entries(http: Http, options: Options) -> list[msgspec.Raw] | None:
     """All pages' entries; None where nothing has changed. Raises FeedChanged for a list without models or end."""
-    headers = {"Authorization": f"Bearer {from_environment(options.api_key_env)}"} if options.api_key_env else {}
+    headers = (
+        {"Authorization": f"Bearer {reading.from_environment(options.api_key_env)}"} if options.api_key_env else {}
+    )
     entries: list[msgspec.Raw] = []
     address = options.url
     for _ in range(PAGES_MAX):
@@ -110,6 +112,8 @@ def _entries(http: Http, options: Options) -> list[msgspec.Raw] | None:
             return None
         page = decode(body, _Page)
         entries += page.data
+        if len(entries) > reading.ENTRIES_MAX:
+            raise FeedChanged(f"$.data: more than {reading.ENTRIES_MAX} models")
         following = page.links.next if page.links else None
         if not following:
             if not entries:
@@ -122,12 +126,11 @@ def _entries(http: Http, options: Options) -> list[msgspec.Raw] | None:
 def _page_address(url: str, following: str) -> str:
     try:
         address = urljoin(url, following)
-        same = origin(address) == origin(url)
+        if origin(address) == origin(url):
+            return address
     except ValueError:
-        same = False
-    if not same:
-        raise FeedChanged(f"$.links.next: {plain(following)} leads elsewhere")
-    return address
+        pass
+    raise FeedChanged(f"$.links.next: {plain(following)} leads elsewhere")
 
 
 def _price(model: _Model) -> TokenPrice | None:

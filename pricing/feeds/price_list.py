@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pricing.feeds.reading import instant
+from pricing.feeds.reading import ENTRIES_MAX, instant
 from pricing.listing import (
     CarbonIntensity,
     GpuPrice,
@@ -206,10 +206,10 @@ class PriceList(Model):
     """A whole file. ``observed``: when these prices held."""
 
     observed: Instant
-    tokens: tuple[Tokens, ...] = ()
-    gpus: tuple[Gpu, ...] = ()
-    power: tuple[Power, ...] = ()
-    carbon: tuple[Carbon, ...] = ()
+    tokens: tuple[Tokens, ...] = Field((), max_length=ENTRIES_MAX)
+    gpus: tuple[Gpu, ...] = Field((), max_length=ENTRIES_MAX)
+    power: tuple[Power, ...] = Field((), max_length=ENTRIES_MAX)
+    carbon: tuple[Carbon, ...] = Field((), max_length=ENTRIES_MAX)
 
     @model_validator(mode="after")
     def _sound(self) -> PriceList:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pricing.feeds import FeedChanged, FeedUnavailable
-from pricing.feeds.reading import TEXT_MAX, plain
+from pricing.feeds.reading import TEXT_MAX, Problems, plain, readable
 from pricing.listing import Step
 
 KWH_PER_MWH = 1000.0
@@ -37,15 +37,13 @@ def steps_of(entries: Iterable[Reading | str]) -> tuple[Step, ...]:
     values, or where two values are given for one instant; FeedUnavailable where the source has no value at all.
     """
     known: list[tuple[Step, str]] = []
-    problems: list[str] = []
+    problems = Problems()
     for entry in entries:
         if isinstance(entry, str):
             problems.append(entry)
         elif entry.value is not None:
             known.append((Step(entry.start_s, entry.end_s, entry.value), entry.path))
-    if len(problems) > len(known):
-        total = len(problems) + len(known)
-        raise FeedChanged(f"{len(problems)} of {total} entries cannot be read, first {plain(problems[0], TEXT_MAX)}")
+    readable(known, problems)
     if not known:
         raise FeedUnavailable("the source has no values for this time")
     steps: list[Step] = []

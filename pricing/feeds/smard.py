@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from pricing.feeds import FeedChanged, FeedKind, FeedUnavailable, Http
-from pricing.feeds.reading import decode, number
+from pricing.feeds.reading import ENTRIES_MAX, SERIES_BYTES_MAX, Entries, decode, decode_entry, number
 from pricing.feeds.series import INSTANT_S_MAX, INSTANT_S_MIN, KWH_PER_MWH, Reading, sound, steps_of
 from pricing.listing import Listing, PowerPrice
 
@@ -42,11 +42,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class _Index(msgspec.Struct):
-    timestamps: list[int]
+    timestamps: Annotated[list[int], Meta(max_length=ENTRIES_MAX)]
 
 
 class _Week(msgspec.Struct):
-    series: list[Any]
+    series: Entries
 
 
 def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None:
@@ -65,7 +65,7 @@ def feed(http: Http, options: Options, now_s: float) -> Iterable[Listing] | None
 
 
 def _fetched(http: Http, url: str, type: type[T]) -> T:
-    body = http.get(url)
+    body = http.get(url, bytes_max=SERIES_BYTES_MAX)
     if body is None:
         raise FeedChanged("HTTP 304 for one file of several, whose others may have changed")
     return decode(body, type)
@@ -74,8 +74,13 @@ def _fetched(http: Http, url: str, type: type[T]) -> T:
 def _read(week: _Week, name: str, options: Options) -> Iterator[Reading | str]:
     """Each entry [ms, EUR/MWh or null] as a reading in USD/kWh, or what is wrong with it."""
     step_s, usd_per_kwh = _STEP_S[options.resolution], options.usd_per_eur / KWH_PER_MWH
-    for i, entry in enumerate(week.series):
+    for i, raw in enumerate(week.series):
         path = f"{name}: series[{i}]"
+        try:
+            entry = decode_entry(raw, Any)
+        except FeedChanged as error:
+            yield f"{path}: {error}"
+            continue
         ms, eur = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
         start_s = ms / 1000.0 if isinstance(ms, int) and abs(ms) < INSTANT_S_MAX * 1000.0 else -1.0
         price = number(eur)

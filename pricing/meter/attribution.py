@@ -25,6 +25,22 @@ class Replica(NamedTuple):
     pid: int = 0
 
 
+def resolved(replica: Replica, uuids: Collection[str]) -> Replica:
+    """``replica`` with the GPUs that it abbreviated, as CUDA_VISIBLE_DEVICES may, by the one of ``uuids`` that is meant.
+
+    >>> resolved(Replica("r", "p", ("GPU-89", "0")), ["GPU-8932f937", "GPU-77"]).gpus
+    ('GPU-8932f937', '0')
+    """
+    return replica._replace(gpus=tuple(_whole(name, uuids) for name in replica.gpus))
+
+
+def _whole(name: str, uuids: Collection[str]) -> str:
+    if name in uuids or not name.startswith(("GPU-", "MIG-")):
+        return name
+    meant = [uuid for uuid in uuids if uuid.startswith(name)]
+    return meant[0] if len(meant) == 1 else name
+
+
 class Seat(NamedTuple):
     """A board, or one MIG instance of it (``board`` is then its parent), with its joules of this interval.
 
@@ -142,8 +158,15 @@ def _seat_shares(seat: Seat, here: Sequence[Replica], trees: Mapping[int, Collec
     return shares(ones, ones, seat.idle_share), f"shared equally by {len(here)} replicas"
 
 
+def unseen(dt_s: float, profile: PowerProfile | None) -> Part | None:
+    """Joules of a replica that may have a board which nobody can tell: what its CPUs do says nothing of its power."""
+    if profile is None:
+        return None
+    return Part(profile.idle_watts * dt_s, "modelled", "the pool's idle watts: its board is not known")
+
+
 def on_host(host: HostInterval, dt_s: float, cpu_s: float | None, profile: PowerProfile | None) -> Part | None:
-    """Joules of a replica without a board of its own: CPU time times package joules, else its pool's profile.
+    """Joules of a replica of a node without boards: CPU time times package joules, else its pool's profile.
 
     ``cpu_s``: CPU seconds of its processes, None where they cannot be seen. None: nothing is known of it.
     """

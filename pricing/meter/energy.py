@@ -38,7 +38,8 @@ class Count(NamedTuple):
     """Joules since the first sample. ``watts``: mean of the last interval; ``label`` and ``method`` are that interval's.
 
     ``bridged``: intervals in which the counter was reset or implausible and power was integrated instead. ``missed_s``:
-    seconds of which nothing is known, and which are in no sum.
+    seconds of which nothing is known, and which are in no sum. ``moved_s``: when the counter last moved (or began);
+    ``ahead_joules``: counted since then by other means, for which the counter owes its next move.
     """
 
     joules: float
@@ -48,6 +49,8 @@ class Count(NamedTuple):
     last: Sample
     bridged: int = 0
     missed_s: float = 0.0
+    moved_s: float = 0.0
+    ahead_joules: float = 0.0
 
     @property
     def how(self) -> str:
@@ -61,7 +64,7 @@ def start(now: Sample, watts_max: float) -> Count:
     """The first sample of a board: no interval yet, so no joules."""
     now = _plausible(now, watts_max)
     label, method = _means(now)
-    return Count(0.0, _instant_watts(now), label, method, now)
+    return Count(0.0, _instant_watts(now), label, method, now, moved_s=now.at_s)
 
 
 def advance(before: Count, now: Sample, watts_max: float, gap_s_max: float = GAP_S_MAX) -> Count:
@@ -75,37 +78,41 @@ def advance(before: Count, now: Sample, watts_max: float, gap_s_max: float = GAP
         return before
     now = _plausible(now, watts_max)
     label, method = _means(now)
-    counted = _counter_joules(last, now, dt_s, watts_max)
+    counted = _counter_joules(before, now, dt_s, watts_max)
+    stands = last.energy_mj is not None and now.energy_mj == last.energy_mj
+    after = before._replace(label=label, method=method, last=now)
+    if not stands:
+        after = after._replace(moved_s=now.at_s, ahead_joules=0.0)
     if counted is not None:
-        return before._replace(
-            joules=before.joules + counted, watts=counted / dt_s, label="measured", method=COUNTER, last=now
-        )
+        return after._replace(joules=before.joules + counted, watts=counted / dt_s, label="measured", method=COUNTER)
     if last.watts is not None and now.watts is not None and dt_s <= gap_s_max:
         joules = (last.watts + now.watts) / 2.0 * dt_s
-        bridged = before.bridged + (now.energy_mj is not None and last.energy_mj is not None)
-        return Count(before.joules + joules, joules / dt_s, label, method, now, bridged, before.missed_s)
-    if method == MODEL and now.watts_modelled is not None and dt_s <= gap_s_max:
-        joules = now.watts_modelled * dt_s
-        return before._replace(
-            joules=before.joules + joules, watts=now.watts_modelled, label=label, method=method, last=now
+        return after._replace(
+            joules=before.joules + joules,
+            watts=joules / dt_s,
+            bridged=before.bridged + (now.energy_mj is not None and last.energy_mj is not None),
+            ahead_joules=before.ahead_joules + joules if stands else 0.0,
         )
-    return before._replace(
-        watts=_instant_watts(now), label=label, method=method, last=now, missed_s=before.missed_s + dt_s
-    )
+    if method == MODEL and now.watts_modelled is not None and dt_s <= gap_s_max:
+        return after._replace(joules=before.joules + now.watts_modelled * dt_s, watts=now.watts_modelled)
+    return after._replace(watts=_instant_watts(now), missed_s=before.missed_s + dt_s)
 
 
 def _plausible(now: Sample, watts_max: float) -> Sample:
     return now if now.watts is None or 0.0 <= now.watts <= watts_max else now._replace(watts=None)
 
 
-def _counter_joules(last: Sample, now: Sample, dt_s: float, watts_max: float) -> float | None:
+def _counter_joules(before: Count, now: Sample, dt_s: float, watts_max: float) -> float | None:
     """The counter's difference, or None: absent, reset, gone mad, or standing still while power is drawn."""
+    last = before.last
     if last.energy_mj is None or now.energy_mj is None:
         return None
     joules = (now.energy_mj - last.energy_mj) / 1000.0
     if not 0.0 <= joules <= watts_max * (dt_s + _STEP_S):
         return None
-    return None if joules == 0.0 and dt_s >= _STUCK_S and now.watts else joules
+    if joules == 0.0:
+        return None if now.at_s - before.moved_s >= _STUCK_S and now.watts else 0.0
+    return max(0.0, joules - before.ahead_joules)
 
 
 def _means(now: Sample) -> tuple[Label, str]:

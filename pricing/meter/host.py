@@ -163,14 +163,13 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, f
 
 
 def cpu_seconds(tree: Iterable[int], last: Mapping[int, Process], now: Mapping[int, Process]) -> float:
-    """CPU seconds that ``tree`` has used from ``last`` to ``now``; a process that is new has used all of its time since."""
+    """CPU seconds that ``tree`` has used from ``last`` to ``now``, by processes that are in both.
+
+    One that is new may have used its time long before, and one that has ended tells no more: neither counts.
+    """
     used_s = 0.0
     for pid in tree:
         process, before = now.get(pid), last.get(pid)
-        if process is None:  # it has ended: what it used since the last sample is lost
-            continue
-        if before is not None and before.started == process.started:
+        if process is not None and before is not None and before.started == process.started:
             used_s += max(0.0, process.cpu_s - before.cpu_s)
-        else:
-            used_s += process.cpu_s
     return used_s

@@ -61,6 +61,8 @@ class Meter:
             )
             self._readings[uuid] = _frozen(self._readings[uuid], why)
         host, interval = self._read_host(now_s)
+        uuids = {seat.uuid for seat in seats}.union(*map(_names, self._readings.values()))
+        replicas = [attribution.resolved(replica, uuids) for replica in replicas]
         self._attribute(seats, replicas, interval, dt_s, present)
         self._at_s = max(self._at_s, now_s)
         return MeterReport(
@@ -152,17 +154,26 @@ class Meter:
         self._shared = frozenset(seat.board for seat in seats if len(sitting.get(seat.uuid, ())) > 1)
         found: dict[str, Part | None] = dict(attribution.on_boards(seats, sitting, trees))
         lost = {name for uuid, reading in self._readings.items() if uuid not in present for name in _names(reading)}
+        cpu_s = {
+            one.id: hosts.cpu_seconds(tree, last, self._processes)
+            for one in replicas
+            if one.id in self._present and last and (tree := trees.get(one.pid))
+        }
+        # Trees may overlap, and clocks of processes run ahead of the node's: together they draw no more than there was.
+        host = host._replace(busy_s=max(host.busy_s, sum(cpu_s.values())))
         known: dict[str, ReplicaReading] = {}
         for replica in replicas:
             before = self._replicas.get(replica.id)
             part = found.get(replica.id)
             if part is None and lost.isdisjoint(replica.gpus):
-                tree = trees.get(replica.pid)
-                was_here = replica.id in self._present
-                cpu_s = hosts.cpu_seconds(tree, last, self._processes) if tree and last and was_here else None
-                part = self._without_board(replica, host, dt_s if was_here else 0.0, cpu_s)
+                here_s = min(dt_s, energy.GAP_S_MAX) if replica.id in self._present else 0.0
+                profile = self._profiles.get(replica.pool)
+                if replica.gpus or self._readings:
+                    part = attribution.unseen(here_s, profile)
+                else:
+                    part = attribution.on_host(host, here_s, cpu_s.get(replica.id), profile)
             if part is None and before is not None:
-                part = Part(0.0, before.label, before.how)
+                part = Part(0.0, "modelled", "nothing to count: its board has gone")
             if part is not None:
                 known[replica.id] = _added(replica, before, part, dt_s)
         self._replicas, self._present = known, frozenset(replica.id for replica in replicas)
@@ -177,12 +188,6 @@ class Meter:
         else:
             self._processes = self._host.processes(frozenset().union(*self._trees.values()))
         return self._trees
-
-    def _without_board(self, replica: Replica, host: HostInterval, dt_s: float, cpu_s: float | None) -> Part | None:
-        profile = self._profiles.get(replica.pool)
-        if replica.gpus:  # it has boards that no driver of ours shows: the host's joules are not what it draws
-            cpu_s = None
-        return attribution.on_host(host, min(dt_s, energy.GAP_S_MAX), cpu_s, profile)
 
 
 def _added(replica: Replica, before: ReplicaReading | None, part: Part, dt_s: float) -> ReplicaReading:

@@ -63,13 +63,17 @@ class Budget(Model):
 
 
 class Tenant(Model):
-    """Who asks. ``service_classes``: the first is the default, the others may be chosen by header."""
+    """Who asks. ``service_classes``: the first is the default, the others may be chosen by header.
+
+    ``sees_costs``: its keys may read what our own hardware costs, feeds and incidents on ``/v1/prices``, not offers alone.
+    """
 
     name: Name
     keys: tuple[Key, ...] = Field(min_length=1)
     zones: tuple[Name, ...] = Field(min_length=1)
     service_classes: tuple[Name, ...] = Field(min_length=1)
     budget: Budget | None = None
+    sees_costs: StrictBool = False
 
 
 class RequestBounds(Model):

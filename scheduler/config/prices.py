@@ -146,4 +146,4 @@ class PricesSpec(Model):
 
     history: str = ".baseload/prices"
     disagreement_ratio_max: Annotated[float, Field(gt=1, strict=True)] = 1.1
-    meter_every_s: Annotated[float, Field(ge=0.5, le=300, strict=True)] = 5.0
+    meter_every_s: Annotated[float, Field(ge=0.5, le=15, strict=True)] = 5.0  # power is told from windows of a minute

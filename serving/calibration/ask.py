@@ -19,7 +19,7 @@ _HEAD_BYTES_MAX = 1_048_576
 _GAP_SHARE_MAX = 0.25
 _ERROR_BYTES_MAX = 4096
 _METRICS_BYTES_MAX = 16 * 1024 * 1024
-_SAMPLE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$")
+_SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -174,16 +174,21 @@ class Gateway:
 
     async def gauges(self, pool: str) -> dict[tuple[str, str], float]:
         """Samples of /metrics about ``pool``, by metric and its other label's value (none: '')."""
-        text = (await self._call("GET", "/metrics", None)).decode("utf-8", "replace")
         found: dict[tuple[str, str], float] = {}
-        for line in text.splitlines():
-            match = _SAMPLE.match(line)
-            labels = dict(_LABEL.findall(match[2])) if match else {}
-            if match and labels.pop("pool", None) == pool:
-                try:
-                    found[match[1], next(iter(labels.values()), "")] = float(match[3])
-                except ValueError:
-                    continue
+        for name, labels, value in await self.samples():
+            if labels.pop("pool", None) == pool:
+                found[name, next(iter(labels.values()), "")] = value
+        return found
+
+    async def samples(self) -> list[tuple[str, dict[str, str], float]]:
+        """Every sample of /metrics: metric, labels, value. Raises CalibrationError where there are none to be had."""
+        text = (await self._call("GET", "/metrics", None)).decode("utf-8", "replace")
+        found = []
+        for match in filter(None, map(_SAMPLE.match, text.splitlines())):
+            try:
+                found.append((match[1], dict(_LABEL.findall(match[2] or "")), float(match[3])))
+            except ValueError:
+                continue
         return found
 
     async def _call(self, method: str, path: str, data: bytes | None) -> bytes:

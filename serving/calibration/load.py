@@ -6,7 +6,7 @@ import asyncio
 import random
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ _FAILURES_MAX = 20
 _WARM_SHARE, _WARM_S_MAX = 0.2, 2.0
 
 Progress = Callable[[str], None]
+Between = Callable[[int], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -79,7 +80,13 @@ class Step:
 
 
 class Load:
-    """Drives one pool through one gateway. Results grow in place, so that a run that is cut short keeps them."""
+    """Drives one pool through one gateway. Results grow in place, so that a run that is cut short keeps them.
+
+    ``between`` is awaited before every step, none of ours in flight, with how many were at a time in the step before; what
+    it raises ends the run.
+    """
+
+    between: Between | None = None
 
     def __init__(self, gateway: Gateway, plan: Plan, bounds: Bounds, progress: Progress, seed: int) -> None:
         self._gateway, self._plan, self._bounds, self._progress = gateway, plan, bounds, progress
@@ -90,6 +97,7 @@ class Load:
         self.decode: list[tuple[int, DecodePoint]] = []
         self.steps: list[Step] = []
         self.output_tokens = 0
+        self.clients = 1
 
     def points(self) -> list[PrefillPoint]:
         """Medians of every prompt length."""
@@ -168,6 +176,7 @@ class Load:
         refused: set[int] = set()
         try:
             for round_ in range(planning.ROUNDS_MAX):
+                await self._pause()
                 for length in plan.lengths:
                     if length in refused or (round_ >= planning.ROUNDS_MIN and clock() >= until_s):
                         continue
@@ -183,6 +192,8 @@ class Load:
     async def run_decode(self) -> None:
         """Closed loops at every level; a step ends when its time is over and every client was timed once."""
         for level in self._plan.levels:
+            await self._pause()
+            self.clients = level
             clock = asyncio.get_running_loop().time
             start_s, before = clock(), (self.tally.input_tokens, self.tally.output_tokens)
             warm_s = start_s + min(_WARM_S_MAX, _WARM_SHARE * self._plan.seconds_per_step)
@@ -199,6 +210,10 @@ class Load:
             finally:
                 self._note(f"{level} at a time", start_s, before)
                 self._close(level, answers, warm_s)
+
+    async def _pause(self) -> None:
+        if self.between is not None:
+            await self.between(self.clients)
 
     async def _client(self, answers: list[Answer], warm_s: float, until_s: float, level: int) -> None:
         clock, timed = asyncio.get_running_loop().time, 0

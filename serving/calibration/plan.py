@@ -15,8 +15,11 @@ PROMPT_TOKENS_MAX = 32_768
 DECODE_PROMPT_TOKENS = 32
 OUTPUT_TOKENS_MIN, OUTPUT_TOKENS_MAX = 16, 256
 REQUEST_S_MAX = 300.0
+SECONDS_PER_STEP_MAX = 60.0
 REQUESTS_MAX = 50_000
 TOKENS_MAX = 50_000_000
+# The other half is for those who use the gateway meanwhile: beyond concurrent_max it turns everybody away.
+_CONCURRENT_PART = 2
 _OVERRUN = 4.0
 _SPARE_S = 60.0
 # The gateway counts a token as four bytes of JSON, engines count their own: neither may find a prompt too long.
@@ -30,7 +33,10 @@ class Exhausted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps of a calibration. Lengths in prompt tokens, levels in concurrent requests over all replicas."""
+    """Steps of a calibration. Lengths in prompt tokens, levels in concurrent requests over all replicas.
+
+    ``cut_from``: slots of the pool where the highest level is fewer, to leave the gateway room; else 0.
+    """
 
     pool: Pool
     zone: str
@@ -41,6 +47,7 @@ class Plan:
     seconds_per_step: float
     path: str
     output_tokens_max: int
+    cut_from: int = 0
 
     @property
     def offer(self) -> str:
@@ -60,11 +67,14 @@ class Plan:
     def in_words(self) -> str:
         """What is about to happen, for the person who pays for it."""
         guess = self.requests_guess()
+        cut = f" (half of concurrent_max; the pool has {self.cut_from:,} slots)" if self.cut_from else ""
         return (
             f"Calibrating {self.offer} ({self.replicas} replica(s)): prompts of {_ends(self.lengths)} tokens one by one, "
-            f"then {_ends(self.levels)} requests at a time. About {_minutes(self.seconds)} "
+            f"then {_ends(self.levels)} requests at a time{cut}. About {_minutes(self.seconds)} "
             f"(at most {_minutes(self.seconds_max)}) and {guess:,} requests (at most {REQUESTS_MAX:,}); "
-            "nothing is bought, the pool's own power is what it costs. Ctrl-C stops it and shows what was measured."
+            f"its own requests stay in zone {self.zone} and cost the pool's power. While it runs the pool is busy: other "
+            "requests to this gateway may wait, or be sent elsewhere and cost money. Once it sees any it stops after the "
+            "step, unless --force. Ctrl-C stops it and shows what was measured."
         )
 
     def requests_guess(self) -> int:
@@ -95,22 +105,33 @@ def make(config: ClusterConfig, pool_name: str, seconds_per_step: float, replica
     model = next(model for model in config.models if model.name == pool.model)
     if not model.abilities & {"chat", "completions"}:
         raise CalibrationError(f"pool {pool.name}: {model.name} makes no text, so there is no curve to measure", CONFIG)
+    if not seconds_per_step <= SECONDS_PER_STEP_MAX:
+        raise CalibrationError(
+            f"--seconds-per-step {seconds_per_step:g} is more than {SECONDS_PER_STEP_MAX:g}: others would have to do "
+            "without the pool for too long",
+            CONFIG,
+        )
     bounds = config.policy.bounds
     room = min(int(model.context_tokens * _CONTEXT_USED), bounds.body_bytes_max // _BYTES_PER_TOKEN_MAX)
     longest = min(room, PROMPT_TOKENS_MAX)
     if longest < 4 * DECODE_PROMPT_TOKENS:
         raise CalibrationError(f"pool {pool.name}: a context of {model.context_tokens} tokens is too short", CONFIG)
-    slots = min(pool.curve.seqs_max * replicas, bounds.concurrent_max)
+    slots, at_most = pool.curve.seqs_max * replicas, bounds.concurrent_max // _CONCURRENT_PART
+    if at_most < 1:
+        raise CalibrationError(
+            f"policy.bounds.concurrent_max is {bounds.concurrent_max}: there is no room beside other requests", CONFIG
+        )
     return Plan(
         pool=pool,
         zone=next(site.zone for site in config.sites if site.name == pool.site),
         context_tokens=model.context_tokens,
         lengths=lengths(longest),
-        levels=levels(slots, replicas),
+        levels=levels(min(slots, at_most), replicas),
         replicas=replicas,
         seconds_per_step=seconds_per_step,
         path="/v1/chat/completions" if "chat" in model.abilities else "/v1/completions",
         output_tokens_max=min(bounds.output_tokens_max, room - 2 * DECODE_PROMPT_TOKENS),
+        cut_from=slots if slots > at_most else 0,
     )
 
 
@@ -122,7 +143,7 @@ def lengths(longest: int) -> tuple[int, ...]:
 
 
 def levels(slots: int, replicas: int) -> tuple[int, ...]:
-    """One sequence a replica, two, four, ... and every slot."""
+    """One sequence a replica, two, four, ... and all of ``slots``."""
     found, level = [], replicas
     while level < slots:
         found.append(level)

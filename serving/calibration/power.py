@@ -1,6 +1,7 @@
 """Joules of a pool beside the load that was put on it, from the gateway's counter ``baseload_pool_joules``.
 
-The counter moves when a meter reports, every few seconds; ``baseload_pool_watts`` is no use here, as it is a mean over the
+The counter moves when a meter reports, every few seconds, and falls when a meter starts anew; its label says how firm it is.
+``baseload_pool_watts`` is no use here, as it is a mean over the
 last hour.
 """
 
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from pricing.meter import slope
 from pricing.meter.slope import EnergyFit, PowerWindow
 from serving.calibration.ask import CalibrationError, Gateway
 from serving.calibration.load import Step
+from serving.calibration.plan import SECONDS_PER_STEP_MAX
 
 JOULES = "baseload_pool_joules"
 WATTS = "baseload_pool_watts"
@@ -23,10 +26,11 @@ _LAG_S = 2.0
 
 
 class Sample(NamedTuple):
-    """The counter at ``at_s``, on the event loop's clock."""
+    """The counter at ``at_s``, on the event loop's clock; ``label`` is empty where there was none to read."""
 
     at_s: float
     joules: float
+    label: str = "measured"
 
 
 class Power(NamedTuple):
@@ -44,6 +48,8 @@ def unusable(gauges: Mapping[tuple[str, str], float], seconds_per_step: float, e
         return "the pool's watts are modelled, not measured: a slope fitted to a model would only give the model back"
     if not any(name == JOULES for name, _ in gauges):
         return f"the gateway's /metrics tell no joules of this pool ({JOULES}): no meter sees it"
+    if REPORTS_MIN * every_s > SECONDS_PER_STEP_MAX:
+        return f"meters report every {every_s:g} s: too seldom for steps of at most {SECONDS_PER_STEP_MAX:g} s"
     if seconds_per_step < REPORTS_MIN * every_s:
         return (
             f"meters report every {every_s:g} s, so steps must last {REPORTS_MIN * every_s:g} s for power "
@@ -59,22 +65,28 @@ async def follow(gateway: Gateway, pool: str, samples: list[Sample]) -> None:
         try:
             gauges = await gateway.gauges(pool)
         except CalibrationError:
-            gauges = {}  # a scrape that fails leaves a gap, and no more
-        joules = sum(value for (name, _), value in gauges.items() if name == JOULES)
-        if joules and (not samples or samples[-1].joules != joules):
-            samples.append(Sample(clock(), joules))
+            await asyncio.sleep(_POLL_S)  # the counter goes on: a scrape that fails is only one move seen late
+            continue
+        found = [(value, label) for (name, label), value in gauges.items() if name == JOULES]
+        joules, label = found[0] if len(found) == 1 else (0.0, "")
+        if not samples or samples[-1][1:] != (joules, label):
+            samples.append(Sample(clock(), joules, label))
         await asyncio.sleep(_POLL_S)
 
 
 def windows(samples: Sequence[Sample], steps: Sequence[Step], every_s: float, replicas: int) -> list[PowerWindow]:
     """One window a step, between the first and the last move of the counter that lie wholly in it.
 
-    A report tells of the seconds before it: the first one after a step's start still holds what was before.
+    A report tells of the seconds before it: the first one after a step's start still holds what was before. A step is left
+    out where the counter fell, was away, was modelled or changed its label: its joules are then not of one and the same kind.
     """
     found = []
     for step in steps:
         inside = [s for s in samples if step.start_s + every_s + _LAG_S <= s.at_s <= step.end_s + _LAG_S / 2.0]
-        if len(inside) < 2 or inside[-1].joules < inside[0].joules:
+        labels = {s.label for s in inside}
+        if len(inside) < 2 or len(labels) > 1 or labels & {"", "modelled"}:
+            continue
+        if any(later.joules < earlier.joules for earlier, later in pairwise(inside)):
             continue
         seconds = inside[-1].at_s - inside[0].at_s
         share = seconds / (step.end_s - step.start_s)

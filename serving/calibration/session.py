@@ -16,6 +16,7 @@ from serving.calibration import plan as planning
 from serving.calibration import power
 from serving.calibration.ask import CalibrationError, Gateway
 from serving.calibration.load import Load, Progress, Step, Tally
+from serving.calibration.others import Others, look
 from serving.calibration.plan import Bounds, Exhausted, Plan
 from serving.calibration.power import Power, Sample
 
@@ -52,6 +53,7 @@ class Measured:
     seconds: float = 0.0
     output_tokens: int = 0
     foreign_tokens: int = 0
+    others: int = 0
     partial: str = ""
     interrupted: bool = False
 
@@ -70,7 +72,7 @@ async def calibrate(
         replicas = max(1, round(gauges.get((_STATE, "replicas"), 1.0)))
         plan = planning.make(config, given.pool, given.seconds_per_step, replicas)
         await _alone(gateway, plan, given.force, warned)
-        return await _measure(config, gateway, plan, began(plan), given.seed)
+        return await _measure(config, gateway, plan, began(plan), given)
 
 
 async def _open(
@@ -114,28 +116,33 @@ def _reachable(asked: Mapping[str, Any], plan: Plan) -> str:
 
 
 async def _alone(gateway: Gateway, plan: Plan, force: bool, warned: Callable[[str], None]) -> None:
-    """Nobody else on the pool, else the curve would be that of a busier one. Raises CalibrationError."""
-    busy = 0.0
+    """Nobody else on the pool or in the gateway: the curve would be that of a busier one, and they would be in the way of
+    the load. Raises CalibrationError."""
+    busy = elsewhere = 0.0
     for attempt in range(_QUIET_TRIES):
         gauges = await gateway.gauges(plan.pool.name)
         busy = sum(gauges.get((_STATE, what), 0.0) for what in ("running", "waiting"))
         busy = max(busy, gauges.get((_STATE, "engine_running"), 0.0))
-        if not busy:
+        elsewhere = (await look(gateway, plan.pool.name)).inflight
+        if not busy and not elsewhere:
             return
         if attempt + 1 < _QUIET_TRIES:
             await asyncio.sleep(_QUIET_S)  # the gauge is a second or two behind
-    text = f"pool {plan.pool.name} is serving {busy:.0f} other request(s)"
+    who = f"pool {plan.pool.name}" if busy else "the gateway"
+    text = f"{who} is serving {busy or elsewhere:.0f} other request(s)"
     if not force:
         raise CalibrationError(f"{text}: measure when it is idle, or say --force")
-    warned(f"{text}; going on as asked, but the curve will be that of a busier pool")
+    warned(f"{text}; going on as asked, but they may be sent elsewhere, and the curve may be that of a busier pool")
 
 
-async def _measure(config: ClusterConfig, gateway: Gateway, plan: Plan, progress: Progress, seed: int) -> Measured:
+async def _measure(config: ClusterConfig, gateway: Gateway, plan: Plan, progress: Progress, given: Given) -> Measured:
     clock = asyncio.get_running_loop().time
     began_s, every_s = clock(), config.prices.meter_every_s
-    load = Load(gateway, plan, Bounds(began_s + plan.seconds_max), progress, seed)
+    load = Load(gateway, plan, Bounds(began_s + plan.seconds_max), progress, given.seed)
     result = Measured(plan, tally=load.tally)
     before = await gateway.gauges(plan.pool.name)
+    others = Others(gateway, plan.pool.name, load.tally, await look(gateway, plan.pool.name), given.force)
+    load.between = others.stop_if_any
     why_not = power.unusable(before, plan.seconds_per_step, every_s)
     samples: list[Sample] = []
     follower = None if why_not else asyncio.create_task(power.follow(gateway, plan.pool.name, samples))
@@ -162,6 +169,7 @@ async def _measure(config: ClusterConfig, gateway: Gateway, plan: Plan, progress
         found = power.windows(samples, load.steps, every_s, plan.replicas)
         result.power = power.measured(found, (energy.joules_per_input_token, energy.joules_per_output_token))
     if not result.interrupted:
+        result.others = await others.count(load.clients)
         result.foreign_tokens = await _foreign(gateway, plan, before, load.tally)
     return result
 

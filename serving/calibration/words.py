@@ -59,6 +59,11 @@ def warnings(found: Measured) -> list[str]:
         told.append(
             f"the pool was not alone: {tally.elsewhere.total():,} answers came from elsewhere ({names}), left out"
         )
+    if found.others and not found.partial.startswith("others"):
+        told.append(
+            f"others used the gateway meanwhile: {found.others:,} request(s) were not ours; the pool may have been busier, "
+            "and they may have been sent elsewhere"
+        )
     if found.foreign_tokens:
         told.append(f"others used the pool meanwhile: {found.foreign_tokens:,} output tokens were not ours")
     for problem, count in tally.failed.most_common(3):

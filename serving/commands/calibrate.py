@@ -96,6 +96,7 @@ def _document(found: Measured) -> dict[str, object]:
         "decode_points": [{"level": level, **point._asdict()} for level, point in found.decode_points],
         "requests": tally.requests,
         "requests_elsewhere": tally.elsewhere.total(),
+        "requests_of_others": found.others,
         "requests_failed": tally.failed.total(),
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,

@@ -41,7 +41,7 @@ class Options(NamedTuple):
 
 
 def run(options: Options) -> int:
-    """Show the board, or write it as JSON or HTML. Exit status 0; 1 where the gateway refuses; 2, 3 see README."""
+    """Show the board, or write it as JSON or HTML. Exit status 0; 1: refused; 2: a file or an option; 3: no gateway."""
     from serving import price_documents
     from serving.commands.check import load_or_explain
 
@@ -57,11 +57,11 @@ def run(options: Options) -> int:
     except price_documents.Unreachable as error:
         print(f"baseload: {error} (is `baseload serve` running? --offline needs none)", file=sys.stderr)
         return 3
-    if options.html is not None and config is not None:
-        return _write_page(options, config, report)
+    if options.html is not None and config is not None and (status := _write_page(options, config, report)):
+        return status
     if options.as_json:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
-    else:
+    elif options.html is None:
         show(report, time.time())
     return 0
 

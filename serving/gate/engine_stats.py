@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from serving.gate.wire import EngineStats
 
 _NAMES = {
@@ -12,10 +14,11 @@ _NAMES = {
     "vllm:generation_tokens_total": "generation_tokens",
     "vllm:prefix_cache_hits_total": "cached_tokens",
 }
+_VALUE_MAX = 1e18
 
 
 def parse(text: str) -> EngineStats:
-    """Sum each metric over its label sets; metrics that are not there stay zero."""
+    """Sum each metric over its label sets; metrics that are not there, or hold no sensible number, stay zero."""
     sums: dict[str, float] = {}
     for line in text.splitlines():
         if not line.startswith("vllm:"):
@@ -25,7 +28,9 @@ def parse(text: str) -> EngineStats:
         if field is None:
             continue
         try:
-            sums[field] = sums.get(field, 0.0) + float(line.rpartition(" ")[2])
+            value = float(line.rpartition(" ")[2])
         except ValueError:
             continue
-    return EngineStats(**sums)
+        if math.isfinite(value) and 0.0 <= value <= _VALUE_MAX:
+            sums[field] = sums.get(field, 0.0) + value
+    return EngineStats(**sums, counts_tokens="prompt_tokens" in sums or "generation_tokens" in sums)

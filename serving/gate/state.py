@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from scheduler.core.admission import Admit, Bounce, Queue, Replica, Ticket, admit, least_loaded
+from serving.gate.tokens import TokenCounter
 from serving.gate.wire import Bounced, EngineStats, Enter, Granted, ToGateway
 
 Messages = list[tuple[str, ToGateway]]
@@ -48,6 +49,7 @@ class GateState:
         self._waiting: OrderedDict[str, tuple[Ticket, str]] = OrderedDict()
         self._surveyed = False
         self._demand: deque[tuple[float, float, float]] = deque(maxlen=_DEMAND_MAX)
+        self._tokens = TokenCounter()
 
     @property
     def running(self) -> int:
@@ -79,15 +81,16 @@ class GateState:
         return {replica_id: engine.url for replica_id, engine in self._engines.items()}
 
     def stats(self) -> EngineStats:
-        """Counters of all engines together; KV usage is their mean."""
+        """Queues of the engines that answer, KV usage as their mean; tokens of all since they were first seen."""
         engines = [engine.stats for engine in self._engines.values() if engine.healthy]
         return EngineStats(
             running=sum(e.running for e in engines),
             waiting=sum(e.waiting for e in engines),
             kv_usage=sum(e.kv_usage for e in engines) / len(engines) if engines else 0.0,
-            prompt_tokens=sum(e.prompt_tokens for e in engines),
-            generation_tokens=sum(e.generation_tokens for e in engines),
-            cached_tokens=sum(e.cached_tokens for e in engines),
+            prompt_tokens=self._tokens.total.prompt,
+            generation_tokens=self._tokens.total.generation,
+            cached_tokens=self._tokens.total.cached,
+            counts_tokens=any(e.counts_tokens for e in engines),
         )
 
     def demand(self, now_s: float) -> tuple[list[tuple[float, float]], float]:
@@ -175,6 +178,7 @@ class GateState:
             if known is None or known.url != url:
                 held = {i for i, h in self._held.items() if h.replica == replica_id}
                 self._engines[replica_id] = _Engine(url, self._slots, held=held)
+        self._tokens.keep({_place(replica_id, url) for replica_id, url in replicas.items()})
         return self._pump(now_s)
 
     def surveyed(self, now_s: float) -> Messages:
@@ -192,6 +196,7 @@ class GateState:
         engine.healthy = stats is not None
         if stats is not None:
             engine.stats = stats
+            self._tokens.heard(_place(replica_id, engine.url), stats)
         if not self.healthy_replicas and self._surveyed:
             return self._nobody()
         return self._pump(now_s)
@@ -222,3 +227,8 @@ class GateState:
             Replica(i, e.slots, len(e.held), int(e.stats.waiting), e.healthy) for i, e in self._engines.items()
         )
         return Queue(replicas, len(self._waiting), self._waiting_max, self.service_s_mean)
+
+
+def _place(replica_id: str, url: str) -> str:
+    """One at another address is another engine."""
+    return f"{replica_id} {url}"

@@ -88,7 +88,10 @@ class GateReport(msgspec.Struct, frozen=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """Read from the engines' own counters, summed over replicas; zeros where an engine has none."""
+    """Read from the engines' own counters, summed over replicas; zeros where an engine has none.
+
+    In a gate's report tokens count from when the gate first saw each engine, and never go back while it runs.
+    """
 
     running: float = 0.0
     waiting: float = 0.0
@@ -96,3 +99,4 @@ class EngineStats(msgspec.Struct, frozen=True):
     prompt_tokens: float = 0.0
     generation_tokens: float = 0.0
     cached_tokens: float = 0.0  # of the prompts: taken from the prefix cache, not computed
+    counts_tokens: bool = False  # whether there are counters of tokens at all

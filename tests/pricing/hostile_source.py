@@ -199,11 +199,11 @@ def _endless(handler: _Handler) -> None:
 
 
 @contextmanager
-def hostile() -> Iterator[Source]:
-    """A running source on a free port of loopback."""
+def hostile(host: str = "127.0.0.1") -> Iterator[Source]:
+    """A running source on a free port of loopback; ``host`` may be another of its addresses."""
     source = Source()
-    server = _Server(("127.0.0.1", 0), type("_BoundHandler", (_Handler,), {"source": source}))
-    source.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = _Server((host, 0), type("_BoundHandler", (_Handler,), {"source": source}))
+    source.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -42,7 +42,7 @@ def value_at(steps: tuple[Step, ...], at_s: float) -> float | None:
     return held[0] if held else None
 
 
-usd = st.sampled_from([0.0, 1e-7, 2.5e-7, 1e-6, 2e-6, 3e-6, 7e-6, 5e-5, 3e-4])
+usd = st.sampled_from([0.0, 4e-12, 1e-7, 2.5e-7, 1e-6, 2e-6, 3e-6, 7e-6, 5e-5, 3e-4])
 optional_usd = st.none() | usd
 
 
@@ -66,13 +66,14 @@ def tables() -> st.SearchStrategy[dict[ServiceTier, Rate]]:
 hours_s = st.integers(0, 23).map(lambda hour: hour * 3600)
 windows = st.builds(Window, hours_s, hours_s.map(lambda s: s + 1800), tables(), st.sampled_from([(), (1, 2), (7,)]))
 token_prices = st.builds(TokenPrice, tables(), st.lists(windows, max_size=2).map(tuple))
-plain_prices = st.sampled_from([0.0, 0.9, 1.0, 1.5, 2.5, 4.0, 9.0, 28.0, 100.0, 5000.0]).map(tokens)
+plain_prices = st.sampled_from([0.0, 0.9, 1.0, 1.5, 2.5, 4.0, 4.3, 9.0, 28.0, 100.0, 600.0]).map(tokens)
 
 LIES: list[Price] = [
     tokens(-1.0),
     tokens(math.nan),
     tokens(math.inf),
     tokens(1e6),
+    tokens(2001.0, output=1.0),
     tokens(1.0, output=-0.1),
     tokens(1.0, deprecated_s=math.nan),
     TokenPrice({}),
@@ -80,6 +81,7 @@ LIES: list[Price] = [
     gpu(-1.0),
     gpu(2.0, 0),
     power([0.1, 1000.0]),
+    PowerPrice((Step(0.0, 26 * 3600.0, 0.1),)),
     power([]),
 ]
 lies = st.sampled_from(LIES)

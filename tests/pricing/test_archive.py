@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pricing import archive, guard
+from pricing import archive, guard, timeline
 from pricing.archive import ArchiveError
 from pricing.book import Change
 from pricing.desk import PriceDesk
@@ -63,8 +63,8 @@ def test_power_is_in_usd_per_kwh_and_known_at_one_in_the_afternoon_of_the_day_be
     found = archive.read(path, USD_PER_EUR)
     # Berlin is two hours ahead: the day of the second of June begins at 22:00 UTC on the first.
     assert [change.at_s for change in found] == [at_s(f"2024-{day}T11:00") for day in ("05-31", "06-01", "06-02")]
-    assert [len(guard.steps_of(change.price) or ()) for change in found if change.price] == [22, 24, 2]
-    steps = [step for change in found if change.price for step in guard.steps_of(change.price) or ()]
+    assert [len(timeline.steps_of(change.price) or ()) for change in found if change.price] == [22, 24, 2]
+    steps = [step for change in found if change.price for step in timeline.steps_of(change.price) or ()]
     assert steps[0] == Step(at_s("2024-06-01T00:00"), at_s("2024-06-01T01:00"), pytest.approx(50 * 1.08 / 1000))
     assert all(a.end_s == b.start_s for a, b in pairwise(steps))
 
@@ -72,7 +72,7 @@ def test_power_is_in_usd_per_kwh_and_known_at_one_in_the_afternoon_of_the_day_be
 def test_a_gap_in_a_series_stays_a_gap(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", POWER, "2024-06-01T00:00:00Z,50", "2024-06-01T05:00:00Z,60")
     (change,) = archive.read(path, 1.0)
-    steps = guard.steps_of(change.price) if change.price else None
+    steps = timeline.steps_of(change.price) if change.price else None
     assert [(s.end_s - s.start_s) for s in steps or ()] == [3600.0, 3600.0]
 
 
@@ -147,7 +147,7 @@ def test_a_change_of_the_archives_is_a_row_or_a_price_in_it_that_differs_from_th
 @pytest.mark.evaluate
 @pytest.mark.parametrize(("name", "column", "scale"), [("power", "price_eur_mwh", 1.08e-3), ("carbon", "", 1.0)])
 def test_every_hour_of_a_series_is_a_step_that_was_known_before_it_began(name: str, column: str, scale: float) -> None:
-    known = [(change.at_s, step) for change in changes(name) for step in guard.steps_of(change.price) or ()]  # type: ignore[arg-type]
+    known = [(change.at_s, step) for change in changes(name) for step in timeline.steps_of(change.price) or ()]  # type: ignore[arg-type]
     assert len(known) == len(rows(name))
     values = [
         float(row[column] if column else row["forecast_gco2_kwh"] or row["actual_gco2_kwh"]) for row in rows(name)
@@ -179,11 +179,11 @@ def test_all_archives_together_go_through_the_history_and_rebuild_a_desk_with_th
     assert all(count <= 500 for count in taken.values())
     for key, entry in desk.entries.items():
         assert entry.price is not None
-        steps = guard.steps_of(entry.price)
+        steps = timeline.steps_of(entry.price)
         if steps is None:
             assert (entry.price, entry.observed_s) == (last[key].price, last[key].at_s)
         else:
-            final = guard.steps_of(last[key].price)  # type: ignore[arg-type]
+            final = timeline.steps_of(last[key].price)  # type: ignore[arg-type]
             assert final is not None
             assert steps[-len(final) :] == final
             assert all(a.end_s <= b.start_s for a, b in pairwise(steps))

@@ -97,12 +97,16 @@ def test_an_adapter_is_an_offer_of_its_own_on_the_same_engines_with_its_own_qual
     assert (base.rate, base.curve) == (adapter.rate, adapter.curve)
 
 
+def rate_of(name: str) -> Rate | None:
+    """The bundled map's standard rate."""
+    price = litellm_map.bundled(name)
+    return price.rates["standard"] if isinstance(price, TokenPrice) else None
+
+
 def test_long_prompts_are_charged_at_the_tier_that_litellms_map_names() -> None:
     entries = bundled()
-    name = next(
-        n for n, e in entries.items() if e.get("input_cost_per_token_above_200k_tokens") and litellm_map.rate(n)
-    )
-    entry, rate = entries[name], litellm_map.rate(name)
+    name = next(n for n, e in entries.items() if e.get("input_cost_per_token_above_200k_tokens") and rate_of(n))
+    entry, rate = entries[name], rate_of(name)
     assert rate is not None
     output = entry.get("output_cost_per_token_above_200k_tokens", entry["output_cost_per_token"])
     assert rate.usd(Usage(200_001, 0, 10)) == pytest.approx(
@@ -114,7 +118,7 @@ def test_long_prompts_are_charged_at_the_tier_that_litellms_map_names() -> None:
 
 
 def test_the_example_row_of_the_map_is_no_model() -> None:
-    assert litellm_map.rate("sample_spec") is None
+    assert rate_of("sample_spec") is None
 
 
 def test_pricing_never_imports_litellm() -> None:
@@ -122,7 +126,7 @@ def test_pricing_never_imports_litellm() -> None:
         "import sys\n"
         "from pricing import board\n"
         "from pricing.feeds import litellm_map\n"
-        "assert litellm_map.rate('gpt-4o') is not None\n"
+        "assert litellm_map.bundled('gpt-4o').rates\n"
         "sys.exit('litellm' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -205,6 +209,7 @@ def test_power_of_the_day_ahead_market_prices_the_energy_of_the_hour_and_expires
     steps = PowerPrice((Step(hour_s, hour_s + 3600.0, 0.05), Step(hour_s + 3600.0, hour_s + 7200.0, -0.3)))
     known = Entry("a", "power", steps, hour_s, hour_s)
     for now_s, usd_per_kwh in ((desk_cases.NOW_S, 0.15), (hour_s + 3600.0, 0.0)):  # below zero counts as nothing
+        known = msgspec.structs.replace(known, observed_s=now_s)
         seen = on_board(known, now_s=now_s, sites=day_ahead(), providers=[])
         rate = offers(seen)["own/small"].rate
         assert rate.usd_per_output == pytest.approx(0.1 * 1.2 * usd_per_kwh / 3.6e6)
@@ -274,3 +279,13 @@ def test_a_product_of_the_wrong_kind_is_no_price() -> None:
     assert "a: m: no price of tokens" in seen.unpriced["cloud/large"]
     rented = on_board(entry("a", tokens(1.0), product="gpu"), policy={"local_floor": "amortized"})
     assert "a: gpu: no price of GPUs" in rented.unpriced["rented/small"]
+
+
+def test_a_power_price_is_believed_no_longer_than_its_feed_is(ttl_s: float = desk_cases.TTL_S) -> None:
+    hour_s = desk_cases.NOW_S // 3600.0 * 3600.0
+    day = PowerPrice(tuple(Step(hour_s + 3600.0 * i, hour_s + 3600.0 * (i + 1), 0.05) for i in range(24)))
+    known = Entry("a", "power", day, hour_s, hour_s)
+    fresh = on_board(known, now_s=hour_s + ttl_s - 1.0, sites=day_ahead(), providers=[])
+    assert offers(fresh)["own/small"].as_of_s == hour_s
+    assert offers(fresh)["own/small"].expires_s <= hour_s + ttl_s + GRACE_S
+    assert on_board(known, now_s=hour_s + ttl_s, sites=day_ahead(), providers=[]).offers == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -11,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pricing import guard
-from pricing.book import Change
+from pricing import guard, timeline
+from pricing.book import Change, Entry
 from pricing.desk import PRODUCTS_MAX, Key, PriceDesk
 from pricing.listing import GpuPrice, Listing, Price, TokenPrice
 from tests.pricing.desk_cases import FEEDS, NOW_S, RULES, TTL_S, config, feed, listed
@@ -42,6 +43,7 @@ class Desks(RuleBasedStateMachine):
         self.lines: list[bytes] = []
         self.words: dict[Key, list[Price | None]] = {}  # one a good poll; None: said nothing of it
         self.last: dict[str, list[Listing]] = {}
+        self.anchors: dict[Key, tuple[Price, float]] = {}  # from where the steps of a day are counted, and since when
         self.clock_went_back = False
 
     @initialize()
@@ -49,7 +51,7 @@ class Desks(RuleBasedStateMachine):
         self.said("a", [Listing("m", tokens(1.0), self.now_s)])
 
     def said(self, name: str, listings: list[Listing] | None) -> None:
-        before = {key: entry.price for key, entry in self.desk.entries.items()}
+        before = dict(self.desk.entries)
         if listings is None:
             changes = self.desk.unchanged(name, self.now_s)
         else:
@@ -62,23 +64,45 @@ class Desks(RuleBasedStateMachine):
             self.words.setdefault((name, product), []).append(spoken.get(product))
         self.lines += [msgspec.json.encode(change) for change in changes]
         for key, entry in self.desk.entries.items():
-            if isinstance(entry.price, TokenPrice | GpuPrice) and before.get(key) != entry.price:
-                self.check_why(key, before.get(key), entry.price)
+            known = before.get(key)
+            old = None if known is None else known.price
+            if isinstance(entry.price, TokenPrice | GpuPrice) and old != entry.price:
+                self.check_why(key, old, entry.price, before)
 
-    def check_why(self, key: Key, old: Price | None, new: Price) -> None:
+    def check_why(self, key: Key, old: Price | None, new: Price, before: dict[Key, Entry]) -> None:
         words = self.words[key]
         assert words[-1] == new, "a price that its source does not say now"
         peer = [(PEER[key[0]], "m")] if key[0] in PEER and key[1] == "m" else []
         heard = [
             word for k in peer for word in self.words.get(k, []) if word is not None and not guard.implausible(word)
         ]
-        backed = any(guard.jump(word, new) <= AGREE_MAX for word in heard)
-        ratio = math.inf if old is None and guard.is_free(new) else 1.0 if old is None else guard.jump(old, new)
+        backed = any(guard.agree(word, new, AGREE_MAX) for word in heard)
+        ratio = self.ratio(key, old, new)
+        denied = old is None and any(before[k].observed_s >= self.now_s - TTL_S for k in peer if in_use_of(before, k))
         if ratio > RULES["jump_ratio_never"]:
             assert backed, f"{ratio}-fold, on its own word alone"
-        elif ratio > RULES["jump_ratio_max"]:
-            again = int(RULES["confirmations"]) + 1
-            assert backed or words[-again:] == [new] * again, f"{ratio}-fold, not repeated"
+        elif ratio > RULES["jump_ratio_max"] or denied:
+            again = words[-int(RULES["confirmations"]) - 1 :]
+            assert backed or (len(again) > RULES["confirmations"] and is_one_price(again)), (
+                f"{ratio}-fold, not repeated"
+            )
+        if key not in self.anchors or ratio > RULES["jump_ratio_max"]:
+            self.anchors[key] = (new, self.now_s)
+        elif not self.counts(key):
+            assert old is not None
+            self.anchors[key] = (old, self.now_s)
+        entry = self.desk.entries[key]
+        assert (entry.anchor, entry.anchor_s) == self.anchors[key]
+
+    def counts(self, key: Key) -> bool:
+        """Its price of up to a day ago is known."""
+        return key in self.anchors and 0 <= self.now_s - self.anchors[key][1] <= 86_400.0
+
+    def ratio(self, key: Key, old: Price | None, new: Price) -> float:
+        """How far ``new`` is from the price before it and from that of up to a day ago."""
+        if old is None:
+            return math.inf if guard.is_free(new) else 1.0
+        return max(guard.jump(price, new) for price in [old, *([self.anchors[key][0]] if self.counts(key) else [])])
 
     @rule(name=st.sampled_from(FEEDS), said=polls, twice=st.booleans())
     def poll(self, name: str, said: dict[str, tuple[Price, float]], twice: bool) -> None:
@@ -105,7 +129,7 @@ class Desks(RuleBasedStateMachine):
         assert self.desk.entries == before
         assert len(self.desk.states[name].error) <= 300
 
-    @rule(by_s=st.sampled_from([1.0, 700.0, TTL_S, 30 * 86_400.0, -5.0, -3 * TTL_S]))
+    @rule(by_s=st.sampled_from([1.0, 700.0, TTL_S, 80_000.0, 30 * 86_400.0, -5.0, -3 * TTL_S]))
     def clock(self, by_s: float) -> None:
         self.now_s += by_s
         self.clock_went_back = self.clock_went_back or by_s < 0
@@ -131,16 +155,30 @@ class Desks(RuleBasedStateMachine):
                 continue
             found = rebuilt.entries[key]
             assert (found.listed, found.refused) == (entry.listed, entry.refused)
-            assert (found.held and found.held.price) == (entry.held and entry.held.price)
-            if guard.steps_of(entry.price) is None:
+            assert (found.held and found.held.since_s) == (entry.held and entry.held.since_s)
+            if entry.held is not None and entry.held.seen == 1:
+                assert found.held is not None
+                assert found.held.price == entry.held.price
+            assert (found.anchor, found.anchor_s) == (entry.anchor, entry.anchor_s)
+            if timeline.steps_of(entry.price) is None:
                 assert found.price == entry.price
             if not self.clock_went_back:
                 assert recent(found.price, self.now_s) == recent(entry.price, self.now_s)
                 assert found.observed_s <= entry.observed_s
 
 
+def in_use_of(entries: dict[Key, Entry], key: Key) -> bool:
+    return key in entries and entries[key].price is not None
+
+
+def is_one_price(words: list[Price | None]) -> bool:
+    """Believable every time, and never more than a tenth away from the time before."""
+    said = [word for word in words if word is not None and guard.implausible(word) is None]
+    return len(said) == len(words) and all(guard.jump(a, b) <= 1.1 for a, b in pairwise(said))
+
+
 def recent(price: Price | None, now_s: float) -> object:
-    steps = guard.steps_of(price) if price is not None else None
+    steps = timeline.steps_of(price) if price is not None else None
     return price if steps is None else [step for step in steps if step.end_s > now_s - 8 * 86_400.0]
 
 
@@ -167,9 +205,9 @@ def test_two_products_of_one_feed_do_not_vouch_for_each_other() -> None:
     providers = document_of_two_products()
     desk = PriceDesk(config(providers=providers))
     for i in range(10):
-        polled(desk, "a", NOW_S + i, m=tokens(1.0 if i == 0 else 900.0), n=tokens(900.0))
+        polled(desk, "a", NOW_S + i, m=tokens(1.0 if i == 0 else 600.0), n=tokens(600.0))
     assert in_use(desk, "a") == tokens(1.0)
-    assert in_use(desk, "a", "n") == tokens(900.0)
+    assert in_use(desk, "a", "n") == tokens(600.0)
 
 
 def document_of_two_products() -> list[dict[str, Any]]:
@@ -187,13 +225,39 @@ def test_two_sources_that_say_the_same_new_price_confirm_each_other_whoever_says
     assert in_use(desk, "a") == tokens(0.0)
 
 
+@pytest.mark.parametrize("polls_of_b", [1, 3])
 @pytest.mark.parametrize(("pause_s", "believed"), [(TTL_S, True), (TTL_S + 1, False)])
-def test_a_peer_counts_as_long_as_it_is_believed_itself(pause_s: float, believed: bool) -> None:
+def test_a_peer_counts_as_long_as_it_is_believed_itself(pause_s: float, believed: bool, polls_of_b: int) -> None:
     desk = PriceDesk(CONFIG)
-    polled(desk, "b", NOW_S, m=tokens(100.0))
-    polled(desk, "a", NOW_S, m=tokens(1.0))
+    polled(desk, "a", NOW_S - 3, m=tokens(1.0))
+    for i in range(polls_of_b):
+        polled(desk, "b", NOW_S - polls_of_b + 1 + i, m=tokens(100.0))
+    assert in_use(desk, "b") == (tokens(100.0) if polls_of_b == 3 else None)  # in quarantine: a says otherwise
     polled(desk, "a", NOW_S + pause_s, m=tokens(100.0))
     assert in_use(desk, "a") == tokens(100.0 if believed else 1.0)
+
+
+def test_a_first_price_that_a_peer_denies_waits_and_one_that_it_shares_or_that_nobody_else_lists_does_not() -> None:
+    desk = PriceDesk(CONFIG)
+    polled(desk, "a", NOW_S, m=tokens(1.0))
+    assert polled(desk, "b", NOW_S + 1, m=tokens(50.0))[0] == "quarantined"
+    assert polled(desk, "b", NOW_S + 2, m=tokens(1.0)) == ["price", "seen"]
+    assert polled(desk, "alone", NOW_S + 3, m=tokens(50.0)) == ["price", "seen"]
+
+
+def test_a_peer_that_has_grown_old_denies_nothing() -> None:
+    desk = PriceDesk(CONFIG)
+    polled(desk, "a", NOW_S, m=tokens(1.0))
+    assert polled(desk, "b", NOW_S + TTL_S + 1, m=tokens(50.0)) == ["price", "seen"]
+
+
+def test_a_quarantine_of_a_first_price_is_restored_as_such() -> None:
+    desk = PriceDesk(CONFIG)
+    lines = desk.polled("a", [Listing("m", tokens(1.0), NOW_S)], NOW_S)
+    lines += desk.polled("b", [Listing("m", tokens(50.0), NOW_S)], NOW_S + 1)
+    again = PriceDesk(CONFIG)
+    again.restore(lines)
+    assert again.entries == desk.entries
 
 
 def test_a_poll_with_something_that_is_no_listing_counts_for_nothing_at_all() -> None:

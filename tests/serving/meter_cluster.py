@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from serving.meter_process import MeterSettings
-from serving.pools_process import Meters
+from serving.pools_process import Meters, meter_name
 
 reports: dict[str, list[dict[str, object]]] = {}
 
@@ -52,7 +52,8 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=cluster.address, namespace="baseload", log_to_driver=False)
-    meters = Meters(MeterSettings(f"http://127.0.0.1:{server.server_port}", "t", 0.2, {}))
+    settings = MeterSettings(f"http://127.0.0.1:{server.server_port}", "t", 0.2, {})
+    meters = Meters(settings)
     head = ray.get_runtime_context().get_node_id()
     meters.place()
     until(heard({head}), "one node, one meter")
@@ -63,9 +64,17 @@ def main() -> None:
     meters.place()
     until(heard({head, other}), "two nodes, two meters")
     started_s = reports[head][-1]["started_s"]
-    pid = ray.get(ray.get_actor(f"meter-{head}").pid.remote())
+    pid = ray.get(ray.get_actor(meter_name(settings, head)).pid.remote())
     os.kill(pid, 9)
     until(lambda: reports[head][-1]["started_s"] != started_s, "a killed meter comes back")
+    started_s = reports[head][-1]["started_s"]
+    ray.kill(ray.get_actor(meter_name(settings, head)), no_restart=True)
+
+    def placed_again() -> bool:
+        meters.place()
+        return reports[head][-1]["started_s"] != started_s
+
+    until(placed_again, "one that Ray gave up is placed again")
     cluster.remove_node(node)
     until(lambda: not any(one["Alive"] for one in ray.nodes() if one["NodeID"] == other), "a node has gone")
     meters.place()

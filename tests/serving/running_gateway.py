@@ -116,7 +116,7 @@ labels:
   - {{name: restricted, zones: [on-prem]}}
   - {{name: public, zones: any}}
 tenants:
-  - {{name: team, keys: [{team}], zones: [on-prem, east, west], service_classes: [interactive, hasty]}}
+  - {{name: team, keys: [{team}], zones: [on-prem, east, west], service_classes: [interactive, hasty], sees_costs: true}}
   - {{name: home, keys: [{home}], zones: [on-prem], service_classes: [interactive]}}
   - name: poor
     keys: [{poor}]

@@ -299,10 +299,12 @@ def test_demand_is_a_bounded_and_recent_sample_with_the_seconds_it_spans() -> No
     assert state.demand(100.0) == ([], 0.0)
 
 
-def test_counters_of_engines_add_up_and_sick_ones_do_not_count() -> None:
+def test_queues_of_engines_add_up_and_sick_ones_do_not_count() -> None:
     state = GateState(4, 8, 1.0)
     state.set_replicas({"a": "u", "b": "v", "c": "w"}, 0.0)
-    state.heard("a", EngineStats(1, 2, 0.5, 10, 20), 0.0)
-    state.heard("b", EngineStats(3, 4, 0.1, 30, 40), 0.0)
-    assert state.stats() == EngineStats(4, 6, pytest.approx(0.3), 40, 60)
+    state.heard("a", EngineStats(1, 2, 0.5), 0.0)
+    state.heard("b", EngineStats(3, 4, 0.1), 0.0)
+    assert state.stats() == EngineStats(4, 6, pytest.approx(0.3))
+    state.heard("b", None, 0.0)
+    assert state.stats() == EngineStats(1, 2, 0.5)
     assert state.heard("nobody", EngineStats(), 0.0) == []

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from running_gateway import KEY, Running, Site, free_port, provider_yaml, serving, simulated, wait_until
+from running_gateway import KEY, KEY_HOME, Running, Site, free_port, provider_yaml, serving, simulated, wait_until
 from running_provider import running
 
 from pricing.report import OfferPrice, PriceReport
@@ -191,3 +191,9 @@ def test_the_command_says_what_is_wrong(market: Market, tmp_path: Path) -> None:
     nowhere = baseload(market, "--html", str(tmp_path / "no" / "such" / "page.html"))
     assert nowhere.returncode == 2 and "page.html" in nowhere.stderr
     assert baseload(market, "--since", "soon").returncode == 2
+
+
+def test_a_key_of_a_tenant_that_may_not_see_costs_sees_offers_only(market: Market) -> None:
+    seen = msgspec.json.decode(market.gateway.call("GET", "/v1/prices", key=KEY_HOME).body, type=PriceReport)
+    assert OFFER in {offer.offer for offer in seen.offers}
+    assert (seen.local, seen.feeds, seen.incidents, seen.rents, seen.unpriced) == ((), (), (), (), ())

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.meter_process import MeterSettings
+from serving.pools_process import Meters, meter_name
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,6 +54,37 @@ def test_every_node_of_a_cluster_has_a_meter_for_as_long_as_it_is_there(director
         "one node, one meter",
         "two nodes, two meters",
         "a killed meter comes back",
+        "one that Ray gave up is placed again",
         "a node has gone",
         "its meter with it",
     ]
+
+
+def test_a_cluster_on_which_no_meter_can_be_placed_keeps_its_pools_and_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    meters, calls = Meters(MeterSettings("http://a:1", "t", 1.0, {})), list[int]()
+
+    def failing() -> None:
+        calls.append(1)
+        raise RuntimeError("GCS is away")
+
+    monkeypatch.setattr(meters, "place", failing)
+    for _ in range(3):
+        meters.keep()
+    assert len(calls) == 3
+    assert [record.message for record in caplog.records] == ["meters cannot be placed"]
+    monkeypatch.setattr(meters, "place", lambda: None)
+    meters.keep()
+    monkeypatch.setattr(meters, "place", failing)
+    meters.keep()
+    assert len(caplog.records) == 2
+
+
+def test_two_sites_on_one_cluster_have_meters_of_their_own() -> None:
+    names = {
+        meter_name(MeterSettings(url, "t", 1.0, {}), node)
+        for url in ("http://10.0.0.1:9000", "http://10.0.0.1:9001")
+        for node in ("n1", "n2")
+    }
+    assert len(names) == 4

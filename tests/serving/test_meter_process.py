@@ -23,7 +23,7 @@ from pricing.meter.host import Process
 from pricing.meter.nvml import Nvml, uuids
 from pricing.meter.profiles import PowerProfile
 from pricing.meter.readings import MeterReport
-from scheduler.config import ClusterConfig, load
+from scheduler.config import ClusterConfig, ConfigError, load
 from serving import meter_process
 from serving.control import MeterReplica
 from serving.gate.wire import ReplicaInfo
@@ -200,6 +200,15 @@ def test_settings_are_the_pools_power_and_the_urls_of_this_machine(tmp_path: Pat
     assert made.profiles == {"one": PowerProfile(70.0, 700.0)}
     assert [(one.pool, one.replica.id) for one in made.local] == [("one", "one-0"), ("one", "one-2")]
     assert msgspec.json.decode(msgspec.json.encode(made), type=MeterSettings) == made
+
+
+@pytest.mark.parametrize(("every_s", "taken"), [(15.0, True), (15.5, False), (60.0, False)])
+def test_a_meter_reports_several_times_in_a_window_of_power(tmp_path: Path, every_s: float, taken: bool) -> None:
+    if taken:
+        assert config(tmp_path, prices={"meter_every_s": every_s})[0].prices.meter_every_s == every_s
+    else:
+        with pytest.raises(ConfigError, match="meter_every_s"):
+            config(tmp_path, prices={"meter_every_s": every_s})
 
 
 def test_gpus_are_announced_by_uuid_and_by_number_where_no_driver_answers() -> None:

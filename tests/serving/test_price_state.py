@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from pricing.book import Entry, Held
 from pricing.desk import Sheet
 from pricing.listing import TokenPrice
-from pricing.meter.readings import HostReading, MeterReport, ReplicaReading
+from pricing.meter.readings import GpuReading, HostReading, MeterReport, ReplicaReading
+from pricing.report import LocalCost, PriceReport
 from scheduler.config import ClusterConfig
 from scheduler.core.supply import Rate
 from serving.gate.wire import EngineStats
@@ -72,7 +74,9 @@ def test_a_desk_whose_clock_is_not_ours_makes_no_price_younger(ahead_s: float, a
         assert offer.expires_s <= NOW_S + max(3600.0 - age_s + 31.0, 86_400.0 if offer.kind != "api" else 0.0)
 
 
-def load(prices: PriceState, minutes: int, label: str = "measured") -> float:
+def load(
+    prices: PriceState, minutes: int, label: str = "measured", replicas: int = 1, gpus: tuple[GpuReading, ...] = ()
+) -> float:
     """A pool of 100 W idle and 0.5 J per output token under a load that swings; the time at the end."""
     joules = tokens = 0.0
     for minute in range(minutes):
@@ -82,8 +86,8 @@ def load(prices: PriceState, minutes: int, label: str = "measured") -> float:
             tokens += 5.0 * rate
         now_s = NOW_S + 60.0 * (minute + 1)
         reading = ReplicaReading("r1", "own", joules, 0.0, label, "energy counter")  # type: ignore[arg-type]
-        prices.metered(MeterReport("node", NOW_S, now_s, (), HOST, (reading,)), now_s)
-        prices.observe({"own": EngineStats(0, 0, 0, 3.0 * tokens, tokens, 2.0 * tokens)}, now_s)
+        prices.metered(MeterReport("node", NOW_S, now_s, gpus, HOST, (reading,), "no driver"), now_s)
+        prices.observe({"own": EngineStats(0, 0, 0, 3.0 * tokens, tokens, 2.0 * tokens)}, {"own": replicas}, now_s)
         prices.keep_priced(now_s)
     return now_s
 
@@ -112,6 +116,62 @@ def test_the_report_counts_tokens_from_the_prefix_cache_apart_from_those_compute
     assert local.input_share == pytest.approx(0.75)  # three read, two of them from the cache, one written
     assert local.power_label == "measured"
     assert "allocation" in local.bases
+
+
+def own(prices: PriceState, now_s: float, replicas: int = 1) -> LocalCost:
+    return next(cost for cost in prices.report({"own": replicas}, now_s).local if cost.pool == "own")
+
+
+def test_joules_of_one_replica_are_not_divided_by_the_tokens_of_two() -> None:
+    prices = state()
+    now_s = load(prices, 45, replicas=2)
+    assert prices.board.pools["own"].energy.label == "modelled"
+    local = own(prices, now_s, 2)
+    assert "power of 1 of 2 replicas is seen by a meter: it is not counted" in local.notes
+    assert (local.power_label, local.joules) == ("modelled", None)
+    assert "allocation" in local.bases  # tokens count all the same
+    assert local.tokens_per_hour > 0.0
+
+
+def test_watts_are_of_the_time_and_the_label_of_the_windows_they_are_from() -> None:
+    prices = state()
+    ended_s = load(prices, 10)
+    for second in range(1, 1200, 5):  # the meter has gone
+        prices.observe({"own": EngineStats(0, 0, 0, 1e9, 1e9, 0.0)}, {"own": 1}, ended_s + second)
+    local = own(prices, ended_s + 1200)
+    assert (local.power_label, local.power_at_s) == ("measured", ended_s)
+    assert 100.0 < local.watts < 600.0
+    assert local.joules is None
+
+
+def test_a_meter_that_falls_silent_leaves_no_window_in_which_its_pool_rests() -> None:
+    prices, tokens = state(), 0.0
+    for second in range(1, 600):
+        now_s = NOW_S + second
+        tokens += 100.0
+        if second <= 300 and second % 5 == 0:
+            reading = ReplicaReading("r1", "own", 200.0 * second, 0.0, "measured", "energy counter")
+            prices.metered(MeterReport("node", NOW_S, now_s, (), HOST, (reading,)), now_s)
+        prices.observe({"own": EngineStats(0, 0, 0, tokens, tokens)}, {"own": 1}, now_s)
+    local = own(prices, now_s)
+    assert local.watts == pytest.approx(200.0, rel=0.07)  # of five windows the last may lack three reports
+    assert local.power_at_s <= NOW_S + 320.0
+
+
+def test_readings_of_every_node_are_in_the_report_and_what_is_odd_with_them_in_the_notes() -> None:
+    prices = state()
+    gpus = tuple(GpuReading(f"GPU-{i}", i, "H100", NOW_S, 1.0, 2.0, "measured", "integrated power") for i in range(600))
+    now_s = load(prices, 2, "modelled", gpus=gpus)
+    prices.metered(MeterReport("other", NOW_S, now_s, gpus, HOST, ()), now_s)
+    found = prices.report({}, now_s)
+    assert [(node.node, node.at_s, node.problem) for node in found.nodes] == [
+        ("node", now_s, "no driver"),
+        ("other", now_s, ""),
+    ]
+    assert [gpu.uuid for node in found.nodes for gpu in node.gpus] == [f"GPU-{i}" for i in range(512)]
+    assert "power: no driver" in own(prices, now_s).notes
+    assert own(prices, now_s).joules_label == "modelled"
+    assert msgspec.json.decode(msgspec.json.encode(found), type=PriceReport) == found
 
 
 def test_the_report_tells_what_is_doubted_now_and_no_more() -> None:

@@ -116,6 +116,47 @@ def test_what_a_chat_needs_is_read_from_its_fields(fields: dict[str, Any], needs
     assert read(**fields).needs == needs
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"web_search_options": {}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "web_search_20250305", "max_uses": 5}]},
+        {"tools": [{"type": "web_search_preview"}]},
+        {"tools": [{"type": "openrouter:web_search", "parameters": {}}], "web_search_options": {}},
+        {"plugins": [{"id": "file-parser"}, {"id": "web", "max_results": 3}]},
+    ],
+)
+def test_a_search_that_the_provider_runs_is_counted_and_needed(fields: dict[str, Any]) -> None:
+    parsed = read(**fields)
+    assert parsed.searches == 1
+    assert "search" in parsed.needs
+    assert ("tools" in parsed.needs) == ("tools" in fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "web_search"}}]},
+        {"tools": [{"type": "code_execution_20250522"}, {"type": None}, {"type": 5}, {}]},
+        {"tools": [{"type": "tool_search_tool_regex_20251119"}]},
+        {"plugins": [{"id": "web", "enabled": False}]},
+        {"plugins": [{"id": "response-healing"}, {}, "web", 5]},
+        {"plugins": {"id": "web"}},
+        {"plugins": None, "tools": None},
+    ],
+)
+def test_what_is_no_search_of_the_providers_is_not_counted_as_one(fields: dict[str, Any]) -> None:
+    parsed = read(**fields)
+    assert parsed.searches == 0
+    assert "search" not in parsed.needs
+
+
+@pytest.mark.parametrize(("tier", "sent"), [("", {}), ("flex", {"service_tier": "flex"})])
+def test_the_service_tier_is_the_offers_and_never_the_clients(tier: str, sent: dict[str, str]) -> None:
+    fields = json.loads(read(service_tier="priority").rewritten("m", tier))
+    assert {name: value for name, value in fields.items() if name == "service_tier"} == sent
+
+
 def test_triage_sees_the_last_words_of_the_user_and_not_the_systems() -> None:
     messages = [
         {"role": "user", "content": "first"},

@@ -134,6 +134,97 @@ def test_the_usage_of_a_plain_answer_is_read_and_impossible_counts_are_cut(block
     assert usage_of(json.dumps({"choices": [], "usage": block}).encode()) == usage
 
 
+WRITES = {"prompt_tokens": 100, "completion_tokens": 9}
+HOUR = {"ephemeral_5m_input_tokens": 30, "ephemeral_1h_input_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    ("block", "details", "usage"),
+    [
+        # OpenRouter and OpenAI; litellm's own name; both, as litellm mirrors them; Anthropic's, beside the details
+        ({}, {"cached_tokens": 10, "cache_write_tokens": 50}, Usage(100, 10, 9, 50)),
+        ({}, {"cached_tokens": 10, "cache_creation_tokens": 50}, Usage(100, 10, 9, 50)),
+        ({}, {"cache_write_tokens": 50, "cache_creation_tokens": 50}, Usage(100, 0, 9, 50)),
+        ({"cache_creation_input_tokens": 50}, {"cached_tokens": 10, "cache_write_tokens": 0}, Usage(100, 10, 9, 50)),
+        ({"cache_creation_input_tokens": 50, "cache_read_input_tokens": 0}, None, Usage(100, 0, 9, 50)),
+        ({}, {"cache_creation_tokens": 50, "cache_creation_token_details": HOUR}, Usage(100, 0, 9, 30, 20)),
+        ({}, {"cache_creation_tokens": 15, "cache_creation_token_details": HOUR}, Usage(100, 0, 9, 0, 15)),
+        ({}, {"cache_creation_token_details": HOUR | {"ephemeral_1h_input_tokens": None}}, Usage(100, 0, 9)),
+        ({}, {"cached_tokens": 70, "cache_write_tokens": 50}, Usage(100, 70, 9, 30)),
+        ({}, {"cached_tokens": 0, "cache_write_tokens": -5}, Usage(100, 0, 9)),
+    ],
+)
+def test_cache_writes_are_read_under_each_name_that_sources_give_them(block: Any, details: Any, usage: Usage) -> None:
+    fields = WRITES | block | {"prompt_tokens_details": details}
+    assert usage_of(json.dumps({"usage": fields}).encode()) == usage
+
+
+@pytest.mark.parametrize(
+    ("total", "reasoning", "usage"),
+    [
+        (100 + 9 + 40, 40, Usage(100, 0, 49, reasoning_tokens=40)),  # xAI: beside the completion
+        (100 + 9, 4, Usage(100, 0, 9, reasoning_tokens=4)),  # OpenAI: part of it
+        (100 + 9, 40, Usage(100, 0, 9, reasoning_tokens=9)),
+        (None, 40, Usage(100, 0, 9, reasoning_tokens=9)),
+        ("149", 40, Usage(100, 0, 9, reasoning_tokens=9)),
+        (100 + 9, 0, Usage(100, 0, 9)),
+        (100 + 9 - 40, -40, Usage(100, 0, 9)),
+    ],
+)
+def test_reasoning_beside_the_completion_is_output_too(total: Any, reasoning: int, usage: Usage) -> None:
+    fields = WRITES | {"total_tokens": total, "completion_tokens_details": {"reasoning_tokens": reasoning}}
+    assert usage_of(json.dumps({"usage": fields}).encode()) == usage
+
+
+@pytest.mark.parametrize(
+    ("block", "searches"),
+    [
+        ({"server_tool_use": {"web_search_requests": 3, "tool_calls_requested": 4}}, 3),
+        ({"server_tool_use": {"web_search_requests": 0}}, 0),
+        ({"prompt_tokens_details": {"web_search_requests": 2}}, 2),
+        ({"server_tool_use": {"web_search_requests": None}, "prompt_tokens_details": {"web_search_requests": 2}}, 2),
+        ({"server_tool_use": {"web_search_requests": -2}}, 0),
+        ({"server_tool_use": None, "prompt_tokens_details": {}}, 1),
+        ({}, 1),
+    ],
+)
+def test_searches_that_are_reported_count_and_else_those_asked_for(block: Any, searches: int) -> None:
+    expected = Usage(100, 0, 9, searches=searches)
+    assert usage_of(json.dumps({"usage": WRITES | block}).encode(), 1) == expected
+    reader = StreamReader(1)
+    reader.feed(event({"choices": [], "usage": WRITES | block}) + DONE)
+    assert reader.usage == expected
+
+
+counts = st.none() | st.integers(-10, 200) | st.integers(2**38, 2**66)
+usage_blocks = st.fixed_dictionaries(
+    {"prompt_tokens": counts.map(lambda n: n or 0), "completion_tokens": counts, "total_tokens": counts},
+    optional={
+        "cache_creation_input_tokens": counts,
+        "completion_tokens_details": st.fixed_dictionaries({"reasoning_tokens": counts}),
+        "prompt_tokens_details": st.fixed_dictionaries(
+            {"cached_tokens": counts, "cache_write_tokens": counts},
+            optional={
+                "cache_creation_tokens": counts,
+                "cache_creation_token_details": st.fixed_dictionaries({"ephemeral_1h_input_tokens": counts}),
+                "web_search_requests": counts,
+            },
+        ),
+        "server_tool_use": st.fixed_dictionaries({"web_search_requests": counts}),
+    },
+)
+
+
+@given(usage_blocks)
+def test_whatever_a_source_claims_the_parts_fit_into_the_whole(block: Any) -> None:
+    usage = usage_of(json.dumps({"usage": block}).encode())
+    assert usage is not None
+    assert min(usage) >= 0
+    assert usage.cached_tokens + usage.cache_write_tokens + usage.cache_write_long_tokens <= usage.input_tokens
+    assert usage.reasoning_tokens <= usage.output_tokens
+    assert max(usage) <= 2**41
+
+
 @given(
     st.binary(max_size=50) | st.recursive(st.none() | st.integers(), st.lists, max_leaves=5).map(msgspec.json.encode)
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scheduler.core import constraints
 from scheduler.core.market import Lease, Market, OfferLoad, Outcome, Policy
 from scheduler.core.supply import Capacity, Offer, Usage
-from serving.view import Published, View
+from serving.view import Published, View, on_our_clock
 from tests.support.markets import NOW_S, api, offer, request
 
 SPOT = offer("pool/m", capacity=Capacity(1, 8, 0, 0, 1.0, as_of_s=NOW_S))
@@ -188,3 +188,18 @@ def test_a_provider_slower_than_its_curve_is_learned_slowly_and_within_bounds(vi
     assert ratio == pytest.approx(2.0, rel=1e-3)
     assert attempt(view, CLOUD, ttft_s=1e9).ttft_ratio == pytest.approx(2.0 + 0.1 * 98, rel=1e-3)
     assert attempt(view, SPOT, ttft_s=9.0).ttft_ratio == 1.0
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400.0, -1.0, 0.0, 1.0, 3600.0])
+def test_a_controller_whose_clock_is_not_ours_makes_no_price_and_no_lease_live_longer(ahead_s: float) -> None:
+    """Ages and what is left to live are the same on both clocks, to within the few seconds that are left alone."""
+    theirs_s = NOW_S + ahead_s
+    capacity = Capacity(1, 8, 0, 0, 1.0, theirs_s - 0.5)
+    priced = offer(as_of_s=theirs_s - 100.0, expires_s=theirs_s + 500.0, capacity=capacity)
+    market = Market(7, theirs_s - 0.2, (priced,), {"t": Lease(1.0, theirs_s + 10.0)})
+    moved = on_our_clock(Published(market, {}, at_s=theirs_s), NOW_S).market
+    assert moved.offers[0].expires_s == pytest.approx(NOW_S + 500.0, abs=5.0)
+    assert moved.offers[0].as_of_s == pytest.approx(NOW_S - 100.0, abs=5.0)
+    assert moved.offers[0].capacity is not None
+    assert moved.offers[0].capacity.as_of_s == pytest.approx(NOW_S - 0.5, abs=5.0)
+    assert moved.leases["t"].expires_s == pytest.approx(NOW_S + 10.0, abs=5.0)

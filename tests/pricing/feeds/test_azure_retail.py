@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ class Pages:
     def __init__(self, *pages: bytes) -> None:
         self.pages, self.asked = list(pages), list[str]()
 
-    def get(self, url: str, params: Any = None, headers: Any = None) -> bytes | None:
+    def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> bytes | None:
         self.asked.append(url)
         return self.pages.pop(0)
 
@@ -236,12 +237,18 @@ def test_one_failing_region_fails_the_poll(source: Source) -> None:
     assert raised.value.retry_after_s == 7
 
 
-def test_an_unchanged_page_is_no_news(source: Source) -> None:
-    source.answer(PATH, page(item()), etag='"a"')
-    http = BoundedHttp(5.0, 1_000_000)
-    assert poll(source, http) == [on_demand(4.2)]
-    http.accept()
-    assert poll(source, http) is None
+def test_a_price_from_a_later_date_on_arrives_although_the_page_has_not_changed(source: Source) -> None:
+    items = item(4.2), item(5.0, effectiveStartDate="2026-09-01T00:00:00Z")
+    source.answer(PATH, page(*items), etag='"a"')
+    http, asked = BoundedHttp(5.0, 1_000_000), options(source)
+    before_s, after_s = (datetime(2026, month, 2, tzinfo=UTC).timestamp() for month in (8, 9))
+    found = []
+    for now_s in (before_s, after_s):
+        [listing] = feed(http, asked, now_s) or []
+        assert isinstance(listing.price, GpuPrice)
+        found.append(listing.price.usd_per_hour)
+        http.accept()
+    assert found == [4.2, 5.0]
 
 
 def test_nothing_is_asked_where_there_is_no_network() -> None:

@@ -20,9 +20,10 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider
 from pricing import guard
 from pricing.feeds import FeedChanged
 from pricing.feeds.genai import KIND, Options, feed
-from pricing.http import OfflineHttp
+from pricing.http import BoundedHttp, OfflineHttp
 from pricing.listing import ServiceTier, TokenPrice, Window
 from scheduler.core.supply import Rate, Usage
+from tests.pricing.hostile_source import hostile
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOW_S = NOW.timestamp()
@@ -46,7 +47,7 @@ class Answer:
         self.body = body
 
     def get(
-        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None, **_: Any
     ) -> bytes | None:
         return self.body
 
@@ -219,6 +220,13 @@ def test_hours_with_an_offset_are_those_of_the_utc_day() -> None:
         {"prices": [{"constraint": {}, "prices": PRICES}]},
         {"prices": [{"constraint": {"start_date": "someday"}, "prices": PRICES}]},
         {"prices": [{"prices": PRICES}] * 51},
+        {"prices": {**PRICES, "input_mtok": {"base": 1, "tiers": [{"start": n, "price": 1} for n in range(1, 34)]}}},
+        {
+            "prices": {
+                key: {"base": 1, "tiers": [{"start": n, "price": 1} for n in range(first, first + 20)]}
+                for key, first in (("input_mtok", 1), ("output_mtok", 100))
+            }
+        },
     ],
 )
 def test_a_price_that_is_not_understood_is_no_price_and_spoils_no_other(model: dict[str, Any]) -> None:
@@ -245,8 +253,21 @@ def test_models_can_be_chosen_and_one_that_is_chosen_must_be_readable() -> None:
         listed(body, models=("p/bad",))
 
 
-def test_an_unchanged_list_brings_nothing() -> None:
-    assert feed(Answer(None), Options(), NOW_S) is None
+def test_a_price_from_a_later_date_on_arrives_although_the_list_has_not_changed() -> None:
+    conditional = [
+        {"prices": PRICES},
+        {"constraint": {"start_date": "2027-01-01"}, "prices": {"input_mtok": 99, "output_mtok": 99}},
+    ]
+    http = BoundedHttp(5.0, 100_000)
+    found = []
+    with hostile() as source:
+        source.answer("/data.json", one(prices=conditional), etag='"1"')
+        for at in (NOW, datetime(2027, 1, 2, tzinfo=UTC)):
+            [listing] = feed(http, Options(url=source.url + "/data.json"), at.timestamp()) or ()
+            assert isinstance(listing.price, TokenPrice)
+            found.append(listing.price.rates["standard"].usd_per_input)
+            http.accept()
+    assert found == [2e-6, 99e-6]
 
 
 def test_without_refresh_the_bundled_list_is_read_and_the_network_left_alone() -> None:

@@ -270,7 +270,7 @@ def test_an_old_catalog_says_of_which_day_it_is(source: Source) -> None:
 
 
 class Unchanged:
-    def get(self, url: str, params: Any = None, headers: Any = None) -> bytes | None:
+    def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> bytes | None:
         return None
 
     def require_network(self) -> None:

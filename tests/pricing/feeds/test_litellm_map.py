@@ -38,7 +38,7 @@ class Answers:
         self.answer, self.asked = answer, list[str]()
 
     def get(
-        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None, **_: Any
     ) -> bytes | None:
         self.asked.append(url)
         if isinstance(self.answer, Exception):
@@ -51,6 +51,12 @@ def fetched(document: Any, **options: Any) -> list[Listing]:
     found = litellm_map.feed(Answers(body), litellm_map.Options(**options), NOW_S)
     assert found is not None
     return found
+
+
+def bundled_price(name: str) -> TokenPrice | None:
+    """The bundled map's price, None where it has none."""
+    price = litellm_map.bundled(name)
+    return price if isinstance(price, TokenPrice) else None
 
 
 def price_of(**fields: Any) -> TokenPrice:
@@ -163,7 +169,7 @@ def test_weekdays_of_another_calendar_are_cut_where_its_day_begins() -> None:
         {"windows": [{"hours_utc": "00:00-01:00", "weekdays": []}]},
         {"windows": [{"hours_utc": "00:00-01:00", "weekdays": [8]}]},
         {"windows": "always"},
-        {"hours_utc": ["00:00-01:00"] * 65},
+        {"hours_utc": ["00:00-01:00"] * 101},
         {"hours_utc": "00:00-01:00", "weekday_timezone": "Europe/Berlin"},
         {"hours_utc": "00:00-01:00", "weekday_timezone": "../passwd"},
         {"hours_utc": "00:00-01:00", "input_cost_per_token": "cheap"},
@@ -264,7 +270,7 @@ def test_a_map_that_has_not_changed_says_so_and_a_source_that_fails_is_not_paper
 def test_without_a_network_the_bundled_map_answers(refresh: bool) -> None:
     http = Answers(FeedOffline("air-gapped"))
     found = litellm_map.feed(http, litellm_map.Options(refresh=refresh, models=("gpt-4o",)), NOW_S)
-    assert found == [Listing("gpt-4o", litellm_map.bundled_price("gpt-4o"), NOW_S)]  # type: ignore[arg-type]
+    assert found == [Listing("gpt-4o", bundled_price("gpt-4o"), NOW_S)]  # type: ignore[arg-type]
     assert bool(http.asked) is refresh
 
 
@@ -289,6 +295,26 @@ def test_an_answer_of_another_shape_is_a_change_of_the_source(body: bytes) -> No
     with pytest.raises(FeedChanged) as caught:
         fetched(body)
     assert 0 < len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {f"input_cost_per_token_above_{n}_tokens": 1e-6 for n in range(1, 20_000)},
+        {"tiered_pricing": [{"range": [n, n + 1], **PLAIN} for n in range(33)]},
+        {"off_peak_pricing": {"hours_utc": [f"{n % 24:02}:{n % 60:02}-{n % 24:02}:59" for n in range(101)]}},
+    ],
+)
+def test_an_entry_with_more_tiers_or_windows_than_anyone_sells_by_is_malformed(fields: dict[str, Any]) -> None:
+    found = token_price({**PLAIN, **fields})
+    assert isinstance(found, NoPrice)
+    assert found.malformed
+    assert "more than" in found.reason
+
+
+def test_an_entry_of_many_context_lengths_is_a_price() -> None:
+    price = price_of(**{f"input_cost_per_token_above_{n}_tokens": 1e-6 for n in range(1, 33)})
+    assert len(price.rates["standard"].tiers) == 32
 
 
 def test_one_bad_entry_does_not_spoil_the_others_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -318,7 +344,7 @@ def test_the_bundled_map_is_the_installed_litellms_own_file() -> None:
     assert litellm_map.bundled("sample_spec").reason == "litellm's map does not know it"  # type: ignore[union-attr]
     flat = {n: e for n, e in theirs.items() if e.get("mode") == "chat" and e.get("output_cost_per_token") is not None}
     assert len(flat) > 2_500
-    missing = [n for n, e in flat.items() if e.get("input_cost_per_token") and litellm_map.rate(n) is None]
+    missing = [n for n, e in flat.items() if e.get("input_cost_per_token") and bundled_price(n) is None]
     assert missing == []
     distributions = [path.name for path in file.parents[1].glob("litellm-*.dist-info")]
     assert distributions == [f"litellm-{litellm_map.version()}.dist-info"]
@@ -329,7 +355,7 @@ def test_reading_the_bundled_map_neither_imports_litellm_nor_keeps_it_decoded() 
         "import sys, tracemalloc\n"
         "from pricing.feeds import litellm_map\n"
         "tracemalloc.start()\n"
-        "assert litellm_map.bundled_price('gpt-4o') is not None\n"
+        "assert litellm_map.bundled('gpt-4o').rates\n"
         "kept = tracemalloc.get_traced_memory()[0]\n"
         "file = sum(len(raw) for raw in map(bytes, litellm_map.bundled_entries().values()))\n"
         "sys.exit('litellm' in sys.modules or kept > 1.5 * file)\n"
@@ -341,7 +367,7 @@ def test_reading_the_bundled_map_neither_imports_litellm_nor_keeps_it_decoded() 
 def test_the_bundled_map_agrees_with_the_snapshot_of_a_later_litellm_but_for_what_was_repriced_between() -> None:
     with gzip.open(SNAPSHOT, "rt", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["input_usd_mtok"] and row["output_usd_mtok"]]
-    known = [(row, price) for row in rows if (price := litellm_map.bundled_price(row["model"])) is not None]
+    known = [(row, price) for row in rows if (price := bundled_price(row["model"])) is not None]
     differ = [row["model"] for row, price in known if not _same(row, price)]
     print(f"{len(known)} of {len(rows)} rows known, {len(differ)} differ: {differ}")
     assert len(known) > 0.9 * len(rows)

@@ -58,12 +58,18 @@ def litellm() -> Any:
     )
 
 
+def bundled_price(name: str) -> TokenPrice | None:
+    """The bundled map's price, None where it has none."""
+    price = litellm_map.bundled(name)
+    return price if isinstance(price, TokenPrice) else None
+
+
 @pytest.fixture(scope="module")
 def entries() -> dict[str, dict[str, Any]]:
     """The bundled map's chat models that we have a price for."""
     decoded = {name: msgspec.json.decode(raw) for name, raw in litellm_map.bundled_entries().items()}
     chat = {name: entry for name, entry in decoded.items() if entry.get("mode") in ("chat", "responses", "completion")}
-    return {name: entry for name, entry in chat.items() if litellm_map.bundled_price(name) is not None}
+    return {name: entry for name, entry in chat.items() if bundled_price(name) is not None}
 
 
 def listed() -> dict[str, set[str]]:
@@ -151,7 +157,7 @@ def test_every_quote_equals_litellms_own_except_where_the_documented_list_says_t
     compared = 0
     with litellm.billed_at(PEAK):
         for name, entry in entries.items():
-            price = litellm_map.bundled_price(name)
+            price = bundled_price(name)
             assert price is not None
             provider = provider_of(litellm, name, entry)
             for usage in usages(name, price):
@@ -177,7 +183,7 @@ def test_every_quote_equals_litellms_own_except_where_the_documented_list_says_t
 def test_a_search_costs_what_litellm_charges_for_one(litellm: Any, entries: dict[str, dict[str, Any]]) -> None:
     compared = 0
     for name, entry in entries.items():
-        price = litellm_map.bundled_price(name)
+        price = bundled_price(name)
         assert price is not None
         ours = price.rates["standard"].usd_per_search
         if not ours:
@@ -226,7 +232,7 @@ def test_off_peak_hours_begin_and_end_when_litellm_says_so(litellm: Any, entries
     usage = Usage(12_000, 5_000, 900, 0, 0, 300)
     seen = set()
     for name in names:
-        price = litellm_map.bundled_price(name)
+        price = bundled_price(name)
         assert price is not None
         provider, theirs_of = provider_of(litellm, name, entries[name]), reported(litellm, usage)
         for at_s in instants:

@@ -30,7 +30,7 @@ class Answers:
         self.asked: list[tuple[str, dict[str, str] | None]] = []
 
     def get(
-        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None
+        self, url: str, params: dict[str, str] | None = None, headers: dict[str, str] | None = None, **_: Any
     ) -> bytes | None:
         self.asked.append((url, headers))
         return self.bodies.pop(0)
@@ -251,6 +251,12 @@ def test_all_pages_are_read() -> None:
 def test_pages_elsewhere_are_not_followed(following: str) -> None:
     with pytest.raises(FeedChanged, match="elsewhere"):
         feed(Answers(page(following, model())), Options(), NOW_S)
+
+
+def test_pages_together_list_no_more_than_one_may() -> None:
+    full = json.dumps({"data": [0] * 12_000, "links": {"next": "/api/v1/models?offset=1"}}).encode()
+    with pytest.raises(FeedChanged, match="more than 20000 models"):
+        feed(Answers(full, full), Options(), NOW_S)
 
 
 def test_pages_without_end_are_an_error() -> None:

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pricing.feeds import FeedChanged, FeedError
-from pricing.feeds.hours import DAY_S, Span, windows
-from pricing.feeds.reading import decode, from_environment, instant, number, plain, readable
+from pricing.feeds.hours import DAY_S, Span, TooMany, windows
+from pricing.feeds.reading import (
+    Entries,
+    Problems,
+    decode,
+    decode_entry,
+    from_environment,
+    instant,
+    number,
+    plain,
+    readable,
+)
 from scheduler.core.supply import Rate
 
 
@@ -44,10 +54,22 @@ def test_plain_text_fits_a_log(text: str) -> None:
 
 
 def test_half_of_the_entries_may_be_unreadable_and_not_more() -> None:
-    assert readable([1, 2], ["a", "b"]) == [1, 2]
-    assert readable([], []) == []
+    problems = Problems()
+    assert readable([], problems) == []
+    problems.append("a")
+    problems.append("b")
+    assert readable([1, 2], problems) == [1, 2]
+    problems.append("c")
     with pytest.raises(FeedChanged, match=r"3 of 5 .* first a"):
-        readable([1, 2], ["a", "b", "c"])
+        readable([1, 2], problems)
+
+
+def test_of_many_problems_only_a_few_are_kept_in_words() -> None:
+    problems = Problems()
+    for i in range(1000):
+        problems.append(f"{i}" + "x" * 1000)
+    assert (len(problems), len(problems.first)) == (1000, 3)
+    assert all(len(text) <= 160 for text in (*problems.first, problems.last))
 
 
 def test_a_secret_that_is_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +78,26 @@ def test_a_secret_that_is_not_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("FEED_KEY", " ")
     with pytest.raises(FeedError, match="FEED_KEY is not set"):
         from_environment("FEED_KEY")
+
+
+def test_hours_that_make_more_windows_than_anyone_sells_by_are_an_error() -> None:
+    spans = [Span(n * 600, n * 600 + 300) for n in range(101)]
+    with pytest.raises(TooMany, match="more than 100 windows"):
+        windows(spans, lambda active: {"standard": Rate(float(sum(active) + 1), 0.0, 0.0)})
+    assert len(windows(spans[:99], lambda active: {"standard": Rate(float(sum(active) + len(active)), 0.0, 0.0)})) == 99
+
+
+def test_an_entry_that_is_long_is_not_decoded() -> None:
+    short, long = decode(b'[["a"], "' + b"x" * 70_000 + b'"]', Entries)
+    assert decode_entry(short, list[str]) == ["a"]
+    with pytest.raises(FeedChanged, match="70002 bytes"):
+        decode_entry(long, str)
+
+
+def test_a_list_of_more_entries_than_anyone_sells_is_refused() -> None:
+    assert len(decode(b"[0" + b",0" * 19_999 + b"]", Entries)) == 20_000
+    with pytest.raises(FeedChanged, match="20000"):
+        decode(b"[0" + b",0" * 20_000 + b"]", Entries)
 
 
 SPANS = st.lists(

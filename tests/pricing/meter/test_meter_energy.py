@@ -78,6 +78,27 @@ def test_a_counter_that_stands_still_while_power_is_drawn_is_not_believed() -> N
     assert count(Sample(0, 7, 200.0), Sample(5, 7, 200.0)).joules == 1000.0
 
 
+def test_a_counter_that_stands_still_is_found_out_however_often_one_looks() -> None:
+    counted = count(*(Sample(0.5 * i, 7, 200.0) for i in range(41)))
+    assert counted.joules == pytest.approx(200.0 * 20.0, rel=0.05)
+    assert counted.how.startswith(COUNTER)
+    assert "39 intervals bridged" in counted.how
+
+
+@pytest.mark.parametrize("every_s", [0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("step_s", [0.1, 0.5, 2.0])
+def test_a_counter_that_moves_in_steps_counts_nothing_twice(every_s: float, step_s: float) -> None:
+    """200 W on a counter that is brought up to date each ``step_s`` only."""
+    at_s = [every_s * i for i in range(int(60 / every_s) + 1)]
+    counted = count(*(Sample(t, int(t / step_s + 1e-9) * int(step_s * 200_000), 200.0) for t in at_s))
+    assert counted.joules == pytest.approx(12_000.0, abs=200.0 * (step_s + every_s))
+
+
+def test_an_idle_board_that_draws_nothing_may_stand_still() -> None:
+    counted = count(*(Sample(0.5 * i, 7, 0.0) for i in range(20)))
+    assert (counted.joules, counted.how) == (0.0, COUNTER)
+
+
 def test_a_counter_that_cannot_be_read_for_a_moment_counts_no_joule_twice() -> None:
     samples = [Sample(5.0 * i, 1_000_000 * i, 200.0) for i in range(6)]
     samples[2] = samples[2]._replace(energy_mj=None)

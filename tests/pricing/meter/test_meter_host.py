@@ -83,12 +83,21 @@ def test_this_machine_says_what_psutil_says() -> None:
 
 
 def test_a_tree_of_real_processes_is_found_with_its_cpu_time() -> None:
-    burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(1, flush=True)\ntime.sleep(60)"
+    burn = (
+        "import sys, time\nprint(1, flush=True)\nsys.stdin.readline()\nwhile time.process_time() < 0.4: pass\n"
+        "print(2, flush=True)\ntime.sleep(60)"
+    )
     outer = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])"
-    process = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
-        before = Host().processes()
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdout.readline()
+        before = Host().processes()
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
         process.stdout.readline()
         after = Host().processes()
         tree = hosts.trees(after, [process.pid])[process.pid]
@@ -98,8 +107,9 @@ def test_a_tree_of_real_processes_is_found_with_its_cpu_time() -> None:
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def test_a_process_with_spaces_and_brackets_in_its_name_is_read(tmp_path: Path) -> None:
@@ -111,9 +121,16 @@ def test_a_process_with_spaces_and_brackets_in_its_name_is_read(tmp_path: Path) 
     assert Host(proc=str(tmp_path)).processes() == {42: Process(7, 500 / ticks, 400 / ticks)}
 
 
-def test_a_number_that_another_process_has_taken_over_starts_from_nothing() -> None:
-    last, now = {5: Process(1, 10.0, 100.0)}, {5: Process(1, 99.0, 3.0), 6: Process(5, 99.0, 2.0)}
-    assert hosts.cpu_seconds([5, 6], last, now) == 5.0
+def test_a_process_counts_from_its_first_sample_on_and_one_that_took_over_its_number_from_its_own() -> None:
+    last, now = (
+        {5: Process(1, 10.0, 100.0), 7: Process(5, 1.0, 4.0)},
+        {
+            5: Process(1, 99.0, 3.0),  # another one by now
+            6: Process(5, 1.0, 5000.0),  # old, but just found
+            7: Process(5, 1.0, 4.5),
+        },
+    )
+    assert hosts.cpu_seconds([5, 6, 7, 8], last, now) == 0.5
 
 
 def test_processes_that_name_each_other_as_parents_do_not_hang_the_meter() -> None:

@@ -251,6 +251,57 @@ def test_a_replica_of_a_site_without_sensors_is_modelled_by_its_pool_and_else_le
     assert {one.label for one in found.values()} == {"modelled"}
 
 
+def test_an_engine_with_a_board_that_nobody_can_tell_is_not_billed_by_its_cpu_time() -> None:
+    host = DoubleHost(rapl=True, table={30: Process(1, 1.0, 7.0)})
+    node = Node([DoubleBoard("GPU-a", watts=500.0, processes={99: 5})], host, big=PowerProfile(70.0, 700.0, 8.0))
+    node.replicas = [Replica("engine", "big", (), 30), Replica("bare", "other", (), 30)]
+    node.sample()
+    (reading,) = node.sample(10.0, watts=80.0, cpu_s={30: 6.0}).replicas
+    assert (reading.replica, reading.joules, reading.label) == ("engine", 700.0, "modelled")
+    assert "board is not known" in reading.how
+
+
+def test_replicas_on_cpus_never_share_out_more_than_their_packages_drew() -> None:
+    host = DoubleHost(rapl=True, table={30: Process(1, 1.0, 7.0), 31: Process(30, 1.0, 1.0), 40: Process(1, 1.0, 0.0)})
+    node = Node([], host)
+    node.replicas = [Replica("a", "p", (), 30), Replica("b", "p", (), 31), Replica("c", "p", (), 40)]
+    node.sample()
+    report = node.sample(10.0, watts=80.0, cpu_s={31: 6.0, 40: 6.0}, other_s=-4.0)
+    assert [one.joules for one in report.replicas] == pytest.approx([800.0 / 3] * 3)
+
+
+def test_a_worker_found_late_brings_no_lifetime_of_cpu_time_with_it() -> None:
+    host = DoubleHost(rapl=True, table={30: Process(1, 1.0, 7.0)})
+    node = Node([], host)
+    node.replicas = [Replica("a", "p", (), 30)]
+    node.sample()
+    for _ in range(7):
+        node.sample(5.0, watts=100.0, other_s=10.0)
+    host.table[31] = Process(30, 2.0, 5000.0)
+    for _ in range(7):
+        (reading,) = node.sample(5.0, watts=100.0, other_s=10.0).replicas
+    assert reading.joules == 0.0
+
+
+def test_a_board_announced_by_the_beginning_of_its_uuid_is_known_unless_two_begin_alike() -> None:
+    node = Node([DoubleBoard("GPU-8932f937-d72c", watts=300.0), DoubleBoard("GPU-8f00", watts=100.0)])
+    node.replicas = [Replica("a", "p", ("GPU-8932f937",)), Replica("b", "p", ("GPU-8",))]
+    node.sample()
+    report = node.sample(10.0)
+    assert [(one.replica, one.joules, one.label) for one in report.replicas] == [("a", 3000.0, "measured")]
+
+
+def test_a_replica_whose_board_has_gone_is_not_measured_to_draw_nothing() -> None:
+    node = Node([DoubleBoard("GPU-a", watts=300.0), DoubleBoard("GPU-b", watts=300.0)])
+    node.replicas = [Replica("r", "p", ("GPU-a",))]
+    node.sample()
+    node.sample(5.0)
+    node.library.boards[0].lost = True
+    (reading,) = node.sample(5.0).replicas
+    assert (reading.joules, reading.watts, reading.label) == (1500.0, 0.0, "modelled")
+    assert "gone" in reading.how
+
+
 def test_a_replica_that_is_replaced_leaves_nothing_to_its_successor() -> None:
     node = Node([DoubleBoard("GPU-a", watts=100.0)])
     node.replicas = [Replica("old", "p", ("GPU-a",))]

@@ -39,7 +39,7 @@ def metered(curve: np.ndarray, minutes: int = 60, seed: int = 5) -> PoolMeter:
     """An hour of counters: each minute at one of the published loads (throughput, watts), read every five seconds."""
     chance, meter = np.random.default_rng(seed), PoolMeter({"pool": (0.1, 1.0)})
     joules = prompt = generated = at_s = 0.0
-    meter.observe("pool", at_s, joules, prompt, generated)
+    meter.observe("pool", at_s, joules, prompt, generated, frozenset({"n r"}))
     for _ in range(minutes):
         tokens_per_s, watts = curve[chance.integers(len(curve))]
         mix = chance.uniform(0.3, 3.0)
@@ -48,7 +48,7 @@ def metered(curve: np.ndarray, minutes: int = 60, seed: int = 5) -> PoolMeter:
             joules += watts * 5.0 * chance.normal(1.0, 0.01)
             generated += tokens_per_s * 5.0
             prompt += tokens_per_s * 5.0 * mix
-            meter.observe("pool", at_s, joules, prompt, generated)
+            meter.observe("pool", at_s, joules, prompt, generated, frozenset({"n r"}))
     return meter
 
 
