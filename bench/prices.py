@@ -96,14 +96,18 @@ desk = PriceDesk(config)
 for i in range(3): desk.polled("litellm", feed(OfflineHttp(), Options(), 1e9 + i), 1e9 + i)
 """
 
+_BOARD = """
+from pricing import board, board_report
+priced = board.price(config, 1e9 + 5, desk.sheet(1e9 + 5))
+board_report.report(config, priced, desk.sheet(1e9 + 5), 1e9 + 5, {}, {})
+"""
+
 
 def _processes() -> dict[str, dict[str, float]]:
-    """Resident memory at rest of a process that does nothing, of the meter and of the price desk, in MiB."""
+    """Resident memory at rest in MiB over a process that does nothing: each alone, and all of it in one process."""
+    codes = {"meter": _METER, "price_desk": _PRICES, "together": _PRICES + _METER + _BOARD}
     empty = _resident_mib(_EMPTY)
-    over = {name: _resident_mib(code) - empty for name, code in (("meter", _METER), ("prices", _PRICES))}
-    return {
-        "memory over an empty process": {**{f"{k}_mib": v for k, v in over.items()}, "both_mib": sum(over.values())}
-    }
+    return {"memory over an empty process": {f"{k}_mib": _resident_mib(code) - empty for k, code in codes.items()}}
 
 
 def _resident_mib(code: str) -> float:

@@ -73,7 +73,17 @@ class ClusterConfig(Model):
         return self
 
     def _duplicates(self) -> Iterable[str]:
-        for section in ("feeds", "sites", "models", "aliases", "pools", "providers", "service_classes", "labels", "tenants"):
+        for section in (
+            "feeds",
+            "sites",
+            "models",
+            "aliases",
+            "pools",
+            "providers",
+            "service_classes",
+            "labels",
+            "tenants",
+        ):
             seen: set[str] = set()
             for i, item in enumerate(getattr(self, section)):
                 if item.name in seen:

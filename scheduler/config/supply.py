@@ -9,7 +9,9 @@ from pydantic import Field, StrictBool, model_validator
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
 from scheduler.config.prices import Electricity, Hardware, Hours, Listed, Rental
 
-Ability = Literal["chat", "completions", "embeddings", "tools", "response_format", "logprobs", "images", "audio", "search"]
+Ability = Literal[
+    "chat", "completions", "embeddings", "tools", "response_format", "logprobs", "images", "audio", "search"
+]
 
 
 class Site(Model):

@@ -43,8 +43,8 @@ class Power(NamedTuple):
 
 def unusable(gauges: Mapping[tuple[str, str], float], seconds_per_step: float, every_s: float) -> str:
     """Why power cannot be measured here; empty where it can."""
-    labels = {label for name, label in gauges if name in (JOULES, WATTS)}
-    if labels and "modelled" in labels:
+    labels = {label for name, label in gauges if name == JOULES} or {label for name, label in gauges if name == WATTS}
+    if "modelled" in labels:
         return "the pool's watts are modelled, not measured: a slope fitted to a model would only give the model back"
     if not any(name == JOULES for name, _ in gauges):
         return f"the gateway's /metrics tell no joules of this pool ({JOULES}): no meter sees it"
