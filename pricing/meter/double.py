@@ -1,4 +1,4 @@
-"""Stand-ins for the driver and the machine, for tests and for sites that want to see the meter without a GPU.
+"""Stand-ins for the driver and the machine, for tests and benchmarks of the meter where there is no GPU.
 
 ``DoubleLibrary`` has the functions of ``pynvml`` that ``pricing.meter.library`` names and fails like them: counters that
 are reset, boards that fall off the bus and come back, fields that a board does not support, a driver that is not there.

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from pricing.report import BLEND_INPUT_SHARE, PriceReport
 from scheduler.config import ClusterConfig
-from serving.price_report import sources, tables
+from serving.price_report import nodes, sources, tables
 from serving.price_report.tables import Column, Table
 from serving.price_report.words import count, listed, percent
 
@@ -102,6 +102,7 @@ def _tables(report: PriceReport, now_s: float) -> Iterator[tuple[Table, int]]:
     yield tables.bases(report.local), _ROWS_MAX
     yield tables.stack(report.local), _ROWS_MAX
     yield tables.pools(report, now_s), _ROWS_MAX
+    yield nodes.nodes(report, now_s), _FEW_ROWS_MAX
     yield sources.rents(report, now_s), _FEW_ROWS_MAX
     yield sources.feeds(report, now_s), _ROWS_MAX
 

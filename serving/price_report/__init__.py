@@ -2,6 +2,7 @@
 
 words.py        numbers, ages, instants and names as text; everything from outside is made harmless here
 tables.py       what offers and our own pools cost, as tables of text for terminal and page alike
+nodes.py         what the meters read on every node
 owned.py         owning as accountants see it: straight line beside annuity, years after tax
 sources.py      the same of where prices come from: feeds, rents, incidents, and what the figures rest on
 history.py      the types of a price history, bounded for drawing, and what can be said of one series

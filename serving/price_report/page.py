@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from pricing.report import BLEND_INPUT_SHARE, PriceReport
-from serving.price_report import owned, sources, tables
+from serving.price_report import nodes, owned, sources, tables
 from serving.price_report.figures import Figure, all_of
 from serving.price_report.history import PriceHistoryView
 from serving.price_report.tables import Table
@@ -93,6 +93,7 @@ def html(report: PriceReport, history: PriceHistoryView) -> bytes:
         ("", (figures["prices"], figures["merit"])),
         ("What ours costs", (tables.bases(report.local), tables.pools(report, now_s))),
         ("", (figures["stack"], figures["grid"])),
+        ("What the meters read", (nodes.nodes(report, now_s),)),
         ("Owning", (owned.methods(report.local), owned.years(report.local))),
         ("Renting", (sources.rents(report, now_s), figures["rents"])),
         ("Where this comes from", (sources.feeds(report, now_s), sources.assumptions(report))),

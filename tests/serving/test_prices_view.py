@@ -18,7 +18,8 @@ from price_cases import DAY_S, HOSTILE, HOUR_S, NOW_S, local, mtok, offer, plaus
 from rich.cells import cell_len
 from rich.console import Console
 
-from pricing.report import FeedState, Incident, OtherSource, PriceReport, Unpriced
+from pricing.meter.readings import GpuReading, HostReading
+from pricing.report import FeedState, Incident, NodeReading, OtherSource, PriceReport, Unpriced
 from serving.commands.prices import show
 from serving.price_report import drawing, words
 from serving.price_report.tables import bases, merit_order, notes, sentence
@@ -221,3 +222,25 @@ def test_labels_are_moved_apart_and_stay_in_order(places: list[float], gap: floa
     assert all(b - a >= apart - 1e-9 for a, b in pairwise(moved))
     assert moved[-1] <= 1.0 + 1e-9
     assert moved[0] >= -1e-9
+
+
+def test_what_the_meters_read_is_shown_board_by_board_with_what_cannot_be_read_and_why() -> None:
+    gpu = GpuReading(
+        "GPU-1", 0, "H100 [red]80GB[/]", NOW_S - 5, 1e6, 612.5, "measured", "integrated power", 0.93, 2**36, 80 * 2**30
+    )
+    lost = GpuReading(
+        "GPU-2", 1, "H100", NOW_S - 90, 5.0, 0.0, "measured", "NVML energy counter", problem="GPU is lost"
+    )
+    node = NodeReading("node-a", NOW_S, (gpu, lost), HostReading(NOW_S, 0.5, 2**30, 2**34), "no RAPL here")
+    text = shown(PriceReport(NOW_S, (), (), (), (), nodes=(node,)), 200)
+    for part in (
+        "H100 [red]80GB[/]",
+        "612",
+        "93 %",
+        "64.0/80",
+        "integrated power",
+        "GPU is lost",
+        "no RAPL here",
+        "host",
+    ):
+        assert part in text, part
