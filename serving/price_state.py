@@ -60,9 +60,10 @@ class PriceState:
         self._tell_unpriced()
 
     def told(self, sheet: Sheet, now_s: float) -> None:
-        """The desk's newest sheet: it counts from now on."""
-        self._sheet = _on_our_clock(sheet, now_s)
-        self.reprice(now_s)
+        """The desk's newest sheet: it counts from now on, if a board can be made of it."""
+        ours = _on_our_clock(sheet, now_s)
+        self._take(board.price(self._config, now_s, ours, self._fits), now_s)
+        self._sheet = ours
 
     def metered(self, report: MeterReport, now_s: float) -> None:
         """One node's newest readings."""
@@ -95,12 +96,14 @@ class PriceState:
             found = {pool.name: self._pool_meter.fit(pool.name, now_s) for pool in self._config.pools}
             self._fits = {name: fit for name, fit in found.items() if fit is not None and trustworthy(fit)}
         if now_s - self._priced_s >= _REPRICE_S:
-            self.reprice(now_s)
+            try:
+                self._take(board.price(self._config, now_s, self._sheet, self._fits), now_s)
+            except Exception:  # leases and health must not stop for a price: the old ones run out by themselves
+                log.exception("prices could not be brought up to date")
+                self._priced_s = now_s
 
-    def reprice(self, now_s: float) -> None:
-        """The board as of now."""
-        self.board = board.price(self._config, now_s, self._sheet, self._fits)
-        self._priced_s = now_s
+    def _take(self, priced: Board, now_s: float) -> None:
+        self.board, self._priced_s = priced, now_s
         self._tell_unpriced()
 
     def _tell_unpriced(self) -> None:

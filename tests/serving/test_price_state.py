@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pricing import board
 from pricing.book import Entry, Held
 from pricing.desk import Sheet
 from pricing.listing import TokenPrice
@@ -184,3 +185,20 @@ def test_the_report_tells_what_is_doubted_now_and_no_more() -> None:
     ]
     prices.told(Sheet(NOW_S, [entry(2e-6)]), NOW_S)
     assert prices.report({}, NOW_S).incidents == ()
+
+
+def test_a_sheet_of_which_no_board_can_be_made_leaves_the_old_prices_to_run_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prices = state(ttl_s=100.0)
+    prices.told(Sheet(NOW_S, [entry(2e-6)]), NOW_S)
+    with monkeypatch.context() as broken:
+        broken.setattr(board, "price", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # the desk is answered with an error, and goes on
+            prices.told(Sheet(NOW_S, [entry(3e-6)]), NOW_S)
+        prices.keep_priced(NOW_S + 50.0)
+        assert bought(prices) == [2e-6]
+    prices.keep_priced(NOW_S + 60.0)
+    assert bought(prices) == [2e-6]
+    prices.keep_priced(NOW_S + 101.0)
+    assert bought(prices) == []
