@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import Literal
 
 import aiohttp
 import msgspec
@@ -31,6 +32,9 @@ _REPORT_S = 0.25
 _SCRAPE_S_MAX = 2.0
 # How long a gate that has just started holds requests while it has not heard of any engine.
 _SURVEY_S_MAX = 2.0
+# An engine that works hard may be late with its counters: only so many times in a row it counts as gone.
+_LATE_MAX = 3
+_LATE: Literal["late"] = "late"
 _MESSAGE_BYTES_MAX = 1024 * 1024
 _TYPICAL = Usage(256, 0, 128)
 
@@ -47,6 +51,7 @@ class GateServer:
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._controller_url = control.url(config)
         self._url = ""
+        self._late: dict[str, int] = {}
         self._static = {f"{pool.name}-{i}": u for i, u in enumerate(getattr(pool.engine, "urls", ()))}
         self.state.set_replicas(self._static, now_s())
 
@@ -126,19 +131,26 @@ class GateServer:
             engines = self.state.urls()
             results = await asyncio.gather(*(self._scrape(session, url) for url in engines.values()))
             for replica_id, stats in zip(engines, results, strict=True):
-                await self._send(self.state.heard(replica_id, stats, now_s()))
+                late = self._late[replica_id] = self._late.get(replica_id, 0) + 1 if stats is _LATE else 0
+                if not 0 < late < _LATE_MAX:
+                    await self._send(
+                        self.state.heard(replica_id, stats if isinstance(stats, EngineStats) else None, now_s())
+                    )
+            self._late = {replica_id: late for replica_id, late in self._late.items() if replica_id in engines}
             if engines or now_s() - started_s > _SURVEY_S_MAX:
                 await self._send(self.state.surveyed(now_s()))
             await asyncio.sleep(_POLL_S if engines else _TICK_S)
 
-    async def _scrape(self, session: aiohttp.ClientSession, url: str) -> EngineStats | None:
+    async def _scrape(self, session: aiohttp.ClientSession, url: str) -> EngineStats | Literal["late"] | None:
         try:
             async with session.get(f"{url}/metrics", timeout=aiohttp.ClientTimeout(total=_SCRAPE_S_MAX)) as response:
                 if response.status >= 500:
                     return None
                 # A server without counters (404) is alive; its queue is then known from the gate alone.
                 return engine_stats.parse(await response.text()) if response.status == 200 else EngineStats()
-        except (aiohttp.ClientError, OSError, TimeoutError, UnicodeDecodeError):
+        except TimeoutError:
+            return _LATE
+        except (aiohttp.ClientError, OSError, UnicodeDecodeError):
             return None
 
     async def _report(self, session: aiohttp.ClientSession) -> None:

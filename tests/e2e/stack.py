@@ -78,6 +78,17 @@ class Stack:
         except (OSError, ValueError):
             return False
 
+    def at_home(self) -> bool:
+        """What is easy would go to the pool: nothing is left of the crowd that the last test may have sent."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "classify: my parcel has not come"}]}
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/v1/explain", json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return json.load(response)["decision"].get("source") == "base"
+        except (OSError, ValueError):
+            return False
+
     def provider(self, **settings: Any) -> None:
         """Change how the simulated provider behaves."""
         request = urllib.request.Request(
