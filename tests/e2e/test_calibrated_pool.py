@@ -27,8 +27,7 @@ def test_the_curve_of_the_real_engine_is_measured_and_can_be_pasted(stack: Stack
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["offer"] == "tiny/tiny-intent" and found["partial"] is None
-    assert found["requests_elsewhere"] == 0
-    assert found["requests_failed"] <= 2  # a real engine on a busy machine may lose one; the report says so
+    assert found["requests_failed"] == found["requests_elsewhere"] == 0, found["warnings"]
     points = found["decode_points"]
     assert {point["level"] for point in points} <= {1, 2, 4, 8, 16, 32} and len(points) >= 3
     assert all(0 < point["running"] <= point["level"] + 1e-6 and point["requests"] > 0 for point in points)

@@ -106,7 +106,8 @@ def test_a_catalog_becomes_listings_of_the_asked_gpus(source: Source) -> None:
 
 def test_what_gpuhunt_itself_writes_is_read(source: Source) -> None:
     """The row above in gpuhunt's own words: its model, its columns."""
-    storage = pytest.importorskip("gpuhunt._internal.storage")
+    from gpuhunt._internal import storage
+
     item = gpuhunt.CatalogItem(
         "aws",
         "p5.48xlarge",
