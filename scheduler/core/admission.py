@@ -1,56 +1,56 @@
-"""``admit``: the gate in front of a pool's engines has the last word, on exact state, before the first token."""
+"""``admit``: the gate in front of a pool's engines has the last word, on exact state, before the first token.
+
+Units: USD, seconds, replica-seconds, tokens. All seconds of work are calibrated (times what engines were seen to need).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from scheduler.core.capacity import Level, price_usd
+from scheduler.core.market import Policy
 
 
 class Ticket(NamedTuple):
-    """A request at the gate: its work, what it would cost elsewhere above what it costs here, when it must start."""
+    """A request at the gate. ``work_s`` is what it takes from the others, ``prefill_s`` what its first token needs.
+
+    ``usd_displaced``: what it would cost elsewhere above what it costs here, without waiting (inf: it can go nowhere
+    else). ``start_by_s``: it is not held longer. ``leave_by_s``: sent elsewhere by then, it still meets its objective.
+    """
 
     id: str
     work_s: float
     usd_displaced: float
     arrived_s: float
     start_by_s: float
+    prefill_s: float = 0.0
+    kv_tokens: int = 0
+    ttft_s_max: float = math.inf
+    ttft_by_s: float = math.inf
+    leave_by_s: float = -math.inf
+    usd_per_s_waiting: float = 0.0
 
 
-class Replica(NamedTuple):
-    """Exact state of one engine: ``held`` are tickets admitted and not yet left, ``engine_waiting`` its own queue."""
+class Queue(NamedTuple):
+    """The pool as one ticket finds it. ``levels`` are the lines it would stand in or make longer, its own first.
 
-    id: str
-    slots: int
-    held: int
-    engine_waiting: int
-    healthy: bool
+    ``wait_s``: predicted seconds until an engine begins with it. ``free``: an engine would begin at once. ``replicas``:
+    those that answer. ``margin``: share of an objective to plan with, learnt from what was missed.
+    """
 
-    @property
-    def free(self) -> int:
-        """Slots that a request could start in at once; an engine that queues by itself has none."""
-        return self.slots - self.held if self.healthy and not self.engine_waiting else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """All of a pool at one instant. ``service_s_mean`` is the observed time that a ticket holds its slot."""
-
-    replicas: tuple[Replica, ...]
+    replicas: int
+    free: bool
     waiting: int
     waiting_max: int
-    service_s_mean: float
-
-    def wait_s(self) -> float:
-        """Predicted wait of one more ticket behind those already waiting."""
-        slots = sum(replica.slots for replica in self.replicas if replica.healthy)
-        return (self.waiting + 1) * self.service_s_mean / slots if slots else float("inf")
+    wait_s: float
+    levels: tuple[Level, ...] = ()
+    margin: float = 1.0
 
 
 class Admit(NamedTuple):
-    """Start now, on this replica."""
-
-    replica_id: str
+    """Start now."""
 
 
 class Hold(NamedTuple):
@@ -68,26 +68,46 @@ class Bounce(NamedTuple):
 
 Admission = Admit | Hold | Bounce
 
+WORTH_LESS = "worth less than the pool's time"
+TOO_LATE = "would start too late"
+FULL = "the pool's queue is full"
+NOBODY = "no healthy replica"
+EVICTED = "made room for a dearer request"
 
-def admit(ticket: Ticket, queue: Queue, now_s: float) -> Admission:
-    """Admit, hold or bounce ``ticket``; the shell asks again whenever a slot frees or the ticket's time runs out.
 
-    Bounces at once where waiting is pointless: no replica, a full queue, or a start that would come too late.
+def admit(ticket: Ticket, queue: Queue, policy: Policy, now_s: float) -> Admission:
+    """Admit, hold or bounce ``ticket``, on exact state and at the full bid price.
+
+    Bounces at once what the pool's time is dearer than, and where waiting is pointless: no replica, a full queue, a start
+    that would come too late. A ticket that is held may still be evicted (``least_valuable``) before its first token.
     """
-    if not any(replica.healthy for replica in queue.replicas):
-        return Bounce("no healthy replica", 1.0)
-    best = least_loaded(queue.replicas)
-    if best is not None and not queue.waiting:
-        return Admit(best.id)
-    wait_s = queue.wait_s()
+    if not queue.replicas:
+        return Bounce(NOBODY, 1.0)
+    if ticket.usd_displaced != math.inf and queue.levels:
+        price = price_usd(queue.levels, ticket.ttft_s_max, ticket.work_s / queue.replicas)
+        if ticket.usd_displaced - ticket.usd_per_s_waiting * queue.wait_s < price:
+            return Bounce(WORTH_LESS, queue.wait_s)
+    if queue.free and not queue.waiting:
+        return Admit()
     if queue.waiting >= queue.waiting_max:
-        return Bounce("the pool's queue is full", wait_s)
-    if now_s + wait_s > ticket.start_by_s:
-        return Bounce("would start too late", wait_s)
-    return Hold(wait_s)
+        return Bounce(FULL, queue.wait_s)
+    if now_s + queue.wait_s > ticket.start_by_s:
+        return Bounce(TOO_LATE, queue.wait_s)
+    return Hold(queue.wait_s)
 
 
-def least_loaded(replicas: Sequence[Replica]) -> Replica | None:
-    """The replica with the most free slots, or None when all are full. Ties go to the first."""
-    best = max(replicas, key=lambda replica: replica.free, default=None)
-    return best if best is not None and best.free > 0 else None
+def is_late(ticket: Ticket, wait_s: float, margin: float, now_s: float) -> bool:
+    """Whether a ticket that waits ``wait_s`` more is predicted to miss its objective, planned with ``margin``."""
+    took_s = now_s - ticket.arrived_s + wait_s + ticket.prefill_s
+    return took_s > margin * (ticket.ttft_by_s - ticket.arrived_s)
+
+
+def least_valuable(waiting: Iterable[Ticket], now_s: float) -> Ticket | None:
+    """Who makes room: the lowest worth per second of work, among those that can still be in time elsewhere."""
+    worst, worst_usd_per_s = None, math.inf
+    for ticket in waiting:
+        if ticket.leave_by_s >= now_s:
+            usd_per_s = ticket.usd_displaced / ticket.work_s if ticket.work_s > 0.0 else math.inf
+            if usd_per_s < worst_usd_per_s:
+                worst, worst_usd_per_s = ticket, usd_per_s
+    return worst

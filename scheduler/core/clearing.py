@@ -1,29 +1,25 @@
 """``clear``: about once a second, from what was observed: capacity, health, bid prices, and the money leases.
 
-The bid price here is the static rule of the plan: the worth per replica-second of the last request that still fits when
-the pool's time is handed out dearest first. It is zero while there is room.
+The bid curves come from ``bids.BidBook``, which solves V(x) anew every quarter of a minute; here they meet the lines that
+they are read at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
+from scheduler.core.capacity import BidCurve, Capacity, Level
 from scheduler.core.market import Lease, Market, Policy
-from scheduler.core.supply import BidCurve, Capacity, Offer
-
-
-class Demand(NamedTuple):
-    """One recent request at a gate: what it would have cost elsewhere above its cost here, and its work."""
-
-    usd_displaced: float
-    work_s: float
+from scheduler.core.supply import Offer
 
 
 @dataclass(frozen=True, slots=True)
 class PoolObservation:
-    """What a pool's gate reports. ``demand`` is a bounded sample of the last ``demand_span_s`` seconds."""
+    """What a pool's gate reports: exact state at ``as_of_s``. ``gated``: whether that gate has the last word.
+
+    ``admitted_per_s``: replica-seconds of work that enter it per second, of all gateways.
+    """
 
     replicas: int
     slots: int
@@ -31,8 +27,9 @@ class PoolObservation:
     waiting: int
     service_s_mean: float
     as_of_s: float
-    demand: tuple[Demand, ...] = ()
-    demand_span_s: float = 0.0
+    levels: tuple[Level, ...] = ()
+    gated: bool = True
+    admitted_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,7 @@ class Observation:
     offers: tuple[Offer, ...]
     pools: Mapping[str, PoolObservation] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
+    bids: Mapping[str, Mapping[float, BidCurve | None]] = field(default_factory=dict)  # by offer and TTFT objective
     stale_after_s: float = 5.0
 
 
@@ -59,6 +57,7 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
         if pool is None or observation.now_s - pool.as_of_s > observation.stale_after_s:
             offers.append(replace(offer, healthy=False, capacity=None))
             continue
+        bids = observation.bids.get(offer.id, {})
         capacity = Capacity(
             replicas=pool.replicas,
             slots=pool.slots,
@@ -66,35 +65,12 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
             waiting=pool.waiting,
             service_s_mean=pool.service_s_mean,
             as_of_s=pool.as_of_s,
-            bid=bid_curve(pool.demand, pool.replicas, pool.demand_span_s, policy.horizon_s),
+            levels=tuple(level._replace(bid=bids.get(level.ttft_s_max, level.bid)) for level in pool.levels),
+            gated=pool.gated,
+            admitted_per_s=pool.admitted_per_s,
         )
         offers.append(replace(offer, healthy=pool.replicas > 0, capacity=capacity))
     return Market(market.version + 1, observation.now_s, tuple(offers), observation.leases)
-
-
-# A wait below this is nobody's loss: time that no one waits for is free, however dear it was a moment ago.
-_FREE_WAIT_S = 0.1
-
-
-def bid_curve(demand: Sequence[Demand], replicas: int, span_s: float, horizon_s: float) -> BidCurve | None:
-    """V(x) = -lambda * replicas * (x - 0.1 s)+, lambda the USD per replica-second at the margin; None while there is room.
-
-    lambda is the worth ``usd_displaced / work_s`` at which the work of ``demand``, dearest first, fills the replicas'
-    time over ``span_s``.
-    """
-    if not demand or replicas <= 0 or span_s <= 0:
-        return None
-    room_s = replicas * span_s
-    for usd_displaced, work_s in sorted(demand, key=lambda d: -d.usd_displaced / max(d.work_s, 1e-9)):
-        room_s -= work_s
-        if room_s < 0:
-            usd_per_s = max(0.0, usd_displaced / max(work_s, 1e-9))
-            if not usd_per_s:
-                return None
-            return BidCurve(
-                (0.0, _FREE_WAIT_S, horizon_s), (0.0, 0.0, -usd_per_s * replicas * (horizon_s - _FREE_WAIT_S))
-            )
-    return None
 
 
 def grant(

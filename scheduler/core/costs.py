@@ -1,4 +1,4 @@
-"""Soft terms: ``(request, offer, load, policy) -> USD``. Their sum is the price at which an offer competes.
+"""Soft terms: ``(request, offer, load, policy, now_s) -> USD``. Their sum is the price at which an offer competes.
 
     J = cash + scarcity + waiting + wrong_answer (+ floor)      (docs: ARCHITECTURE.md, "One currency")
 
@@ -9,58 +9,84 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from scheduler.core.capacity import price_usd
 from scheduler.core.market import NO_LOAD, Load, Policy, Request
-from scheduler.core.supply import Offer
+from scheduler.core.supply import Offer, Usage
 
-Cost = Callable[[Request, Offer, Load, Policy], float]
+Cost = Callable[[Request, Offer, Load, Policy, float], float]
 
 
-def cash(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
-    """Avoidable money: the API bill, or the energy of a GPU, at this request's own token mix."""
+def usage_at(request: Request, offer: Offer) -> Usage:
+    """What the request is expected to use there: what its session left in that cache, this tokenizer, the reasoning."""
     usage = request.usage
+    if request.prefix_tokens and request.prefix_offer == offer.id and not usage.cached_tokens:
+        usage = usage._replace(cached_tokens=min(request.prefix_tokens, usage.input_tokens))
     if offer.reasoning_tokens or offer.tokens_ratio != 1.0:
         usage = offer.expected(usage)
-    return offer.rate.usd(usage)
+    return usage
 
 
-def floor(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
+def cash(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+    """Avoidable money: the API bill, or the energy of a GPU, at this request's own token mix."""
+    return offer.rate.usd(usage_at(request, offer))
+
+
+def floor(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
     """``policy.local_floor: amortized``: a fixed standard price folded in where a site's chargeback is binding."""
     if offer.floor is None:
         return 0.0
     return offer.floor.usd(offer.curve.work_s(request.usage))
 
 
-def wait_s(offer: Offer, load: Load) -> float:
-    """Predicted seconds in the queue: the snapshot's, plus what this gateway has sent since."""
-    if offer.capacity is None:
-        return 0.0
-    return offer.capacity.wait_s(load.offers.get(offer.id, NO_LOAD).new_since_snapshot)
-
-
-def scarcity(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
-    """Bid price of the pool's time that this request takes away, softened here because the gate asks again."""
+def wait_s(request: Request, offer: Offer, load: Load, now_s: float) -> float:
+    """Predicted seconds in the pool's line: the snapshot's, drained since, plus what this gateway has sent."""
     capacity = offer.capacity
-    if capacity is None or capacity.bid is None:
+    if capacity is None:
         return 0.0
-    added_s = offer.curve.work_s(request.usage) / max(1, capacity.replicas)
-    return policy.bid_prefilter * capacity.bid.price_usd(wait_s(offer, load), added_s)
-
-
-def waiting(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
-    """Time to first token as money: a price per second, and the price of a missed objective."""
-    service_class = request.service_class
-    capacity = offer.capacity
+    age_s = max(0.0, now_s - capacity.as_of_s)
     here = load.offers.get(offer.id, NO_LOAD)
-    ttft_s = offer.curve.prefill_s(request.usage) * here.ttft_ratio
+    joined_s = capacity.joined_s(here.waiting_s(now_s), age_s)
+    return capacity.wait_s(request.service_class.ttft_s_max, age_s, joined_s)
+
+
+def scarcity(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+    """Bid price of the pool's time that this request takes away, softened where a gate asks again on exact state."""
+    capacity = offer.capacity
+    if capacity is None or not capacity.levels:
+        return 0.0
+    age_s = now_s - capacity.as_of_s
+    if age_s < 0.0:
+        age_s = 0.0
+    here = load.offers.get(offer.id, NO_LOAD)
+    usd = price_usd(
+        capacity.levels,
+        request.service_class.ttft_s_max,
+        offer.curve.work_s(usage_at(request, offer)) / max(1, capacity.replicas),
+        age_s,
+        capacity.joined_s(here.waiting_s(now_s), age_s),
+    )
+    return policy.bid_prefilter * usd if capacity.gated else usd
+
+
+def waiting(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+    """Time to first token as money: a price per second, and the price of a missed objective.
+
+    Behind a gate no request waits for what would miss its objective: it is sent on in time, so the queue alone is no miss.
+    """
+    service_class = request.service_class
+    here = load.offers.get(offer.id, NO_LOAD)
+    ttft_s = offer.curve.prefill_s(usage_at(request, offer)) * here.ttft_ratio
     if offer.reasoning_tokens:  # the first token that a person reads comes after the thinking
         ttft_s += offer.reasoning_tokens * offer.curve.itl_s(1)
-    if capacity is not None:
-        ttft_s += capacity.wait_s(here.new_since_snapshot)
+    capacity = offer.capacity
+    if capacity is not None and not (capacity.gated and ttft_s > service_class.ttft_s_max):
+        queued_s = wait_s(request, offer, load, now_s)
+        ttft_s += min(queued_s, service_class.ttft_s_max - ttft_s) if capacity.gated else queued_s
     usd = ttft_s * service_class.usd_per_s_waiting
     return usd + service_class.usd_per_ttft_miss if ttft_s > service_class.ttft_s_max else usd
 
 
-def wrong_answer(request: Request, offer: Offer, load: Load, policy: Policy) -> float:
+def wrong_answer(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
     """Expected cost of an answer that is not good enough: "hard goes to the frontier" is this term, not a rule."""
     return request.service_class.usd_per_wrong_answer * (1.0 - offer.quality.at(request.difficulty))
 

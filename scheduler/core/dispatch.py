@@ -42,7 +42,7 @@ def decide(
                 rejected.append(Rejection(offer.id, reason))
                 break
         else:
-            usd_cash = usd_most = cash(request, offer, load, policy)
+            usd_cash = usd_most = cash(request, offer, load, policy, now_s)
             if longest is not None:
                 usd_most = offer.rate.usd(offer.expected(longest))
             reason = _unaffordable(request, offer, market, load, usd_most, now_s)
@@ -52,7 +52,7 @@ def decide(
             terms = {"tokens" if offer.kind == "api" else "energy": usd_cash}
             usd = usd_cash
             for name, cost in soft:
-                term_usd = cost(request, offer, load, policy)
+                term_usd = cost(request, offer, load, policy, now_s)
                 if term_usd:
                     terms[name] = term_usd
                     usd += term_usd

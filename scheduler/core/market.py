@@ -31,14 +31,23 @@ class Market:
 
 
 class OfferLoad(NamedTuple):
-    """What one gateway knows of an offer beyond the market's snapshot."""
+    """What one gateway knows of an offer beyond the market's snapshot.
+
+    ``sent_s``: seconds of wait that its own requests since the snapshot had left to cause at ``sent_at_s``.
+    """
 
     inflight: int = 0
-    new_since_snapshot: int = 0
+    sent_s: float = 0.0
+    sent_at_s: float = 0.0
     requests_last_min: int = 0
     cooldown_until_s: float = 0.0
     failures: int = 0
     ttft_ratio: float = 1.0  # EWMA of actual over predicted time to first token: slow-but-alive shows here
+
+    def waiting_s(self, now_s: float) -> float:
+        """What is left of ``sent_s``."""
+        left_s = self.sent_s - (now_s - self.sent_at_s)
+        return left_s if left_s > 0.0 else 0.0
 
 
 NO_LOAD = OfferLoad()
@@ -82,6 +91,8 @@ class Request:
     budgeted: bool = False
     output_tokens_max: int = 0  # most that the client lets be written, over all choices; 0: no more than the estimate
     output_tokens_asked: int = 1  # what must fit the context: max_tokens if given, else a first token
+    prefix_offer: str = ""  # where this session's last answer came from, and so where its prompt is cached
+    prefix_tokens: int = 0  # how many of the prompt's tokens are expected in that cache
 
 
 class Quote(NamedTuple):
@@ -168,3 +179,5 @@ class Policy:
     breaker_max_s: float = 60.0
     lease_ttl_s: float = 10.0
     horizon_s: float = 300.0
+    ttft_margin: float = 0.93  # share of a TTFT objective that the gate plans with, at the start; then learnt
+    grant_ahead_s: float = 0.05  # work that an engine is given before it has begun what it has

@@ -8,9 +8,10 @@ or not at all.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from scheduler.core.capacity import Capacity
 
 Kind = Literal["base", "spot", "api"]
 
@@ -128,15 +129,21 @@ class ServiceCurve:
         return self.prefill_s(usage) + usage.output_tokens * self.itl_s(running)
 
     def work_s(self, usage: Usage) -> float:
-        """Replica-seconds a request takes away from the others: compute, or its share of the slots if they bind.
+        """Replica-seconds a request takes away from the others on a full replica (no schedule can need less).
 
-        Compute is prefill plus the slope of the ITL (economics: ``w = input/prefill + b * output``); with ``seqs_max``
-        slots a full replica completes one request each ``service_s / seqs_max``.
+        Prefill, and for each output token the slope of the ITL and a share of its base: ``input/prefill + output * (b +
+        a/seqs_max)``. Where the KV cache holds fewer sequences than there are slots, its share of the cache for the time
+        that its answer takes counts, if that is more.
         """
-        compute_s = (usage.input_tokens - usage.cached_tokens) / self.prefill_tokens_per_s
-        compute_s += usage.output_tokens * self.itl_per_seq_s
-        slot_s = self.service_s(usage, self.seqs_max) / self.seqs_max
-        return compute_s if compute_s > slot_s else slot_s
+        uncached = usage.input_tokens - usage.cached_tokens
+        work_s = uncached / self.prefill_tokens_per_s
+        work_s += usage.output_tokens * (self.itl_per_seq_s + self.itl_base_s / self.seqs_max)
+        if self.kv_tokens:
+            held = usage.input_tokens + 0.5 * usage.output_tokens
+            running = min(float(self.seqs_max), max(1.0, self.kv_tokens / max(1.0, held)))
+            kv_s = usage.output_tokens * self.itl_s(running) / running
+            return max(work_s, uncached / self.prefill_tokens_per_s + kv_s)
+        return work_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,52 +159,6 @@ class Quality:
         if difficulty <= 0.5:
             return self.low + (self.medium - self.low) * 2.0 * difficulty
         return self.medium + (self.high - self.medium) * (2.0 * difficulty - 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class BidCurve:
-    """V(x): USD that the pool's remaining time is worth when a new request would wait ``x`` seconds.
-
-    Piecewise linear over ``wait_s`` (ascending); V falls as the backlog grows.
-    """
-
-    wait_s: tuple[float, ...]
-    usd: tuple[float, ...]
-
-    def at(self, x_s: float) -> float:
-        """V at ``x_s``, flat beyond both ends (bisection: a tenth of numpy's cost for one point)."""
-        wait_s, usd = self.wait_s, self.usd
-        if x_s <= wait_s[0]:
-            return usd[0]
-        if x_s >= wait_s[-1]:
-            return usd[-1]
-        i = bisect_right(wait_s, x_s)
-        return usd[i - 1] + (usd[i] - usd[i - 1]) * (x_s - wait_s[i - 1]) / (wait_s[i] - wait_s[i - 1])
-
-    def price_usd(self, wait_s: float, added_s: float) -> float:
-        """Value of the time a request takes away: V(x) - V(x + added)."""
-        usd = self.at(wait_s) - self.at(wait_s + added_s)
-        return usd if usd > 0.0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """State of a limited pool at ``as_of_s``, summed over its replicas; ``bid`` is None while nothing is scarce."""
-
-    replicas: int
-    slots: int
-    running: int
-    waiting: int
-    service_s_mean: float
-    as_of_s: float
-    bid: BidCurve | None = None
-
-    def wait_s(self, added: int = 0) -> float:
-        """Predicted wait for a slot of a request that comes behind ``added`` others unknown to this snapshot."""
-        ahead = self.running + self.waiting + added + 1 - self.slots
-        if ahead <= 0 or self.slots <= 0:
-            return 0.0
-        return ahead * self.service_s_mean / self.slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""The value of a pool's remaining time, V(x), from a short history of demand: what the bid price is read from.
+
+State x is the wait of a new request in seconds. At each arrival the request may be kept, which earns what it would cost
+elsewhere and makes the wait longer by its work over the replicas, or be sent on; between arrivals the wait drains:
+
+    V(x)  = E over the next request (s, w) of max(V'(x), s + V'(x + w/R))
+    V'(x) = E over the gap t to the next arrival of V(max(0, x - t)) - gain
+
+(economics, section 1). Solved by Howard's policy iteration on a grid: a policy is valued exactly by one linear system, so
+few rounds are enough where relative value iteration needs as many as a queue takes to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.capacity import BidCurve
+
+Floats = NDArray[np.float64]
+
+_POINTS_MIN, _POINTS_MAX = 32, 192
+_ROUNDS_MAX = 25
+_GAPS_MAX = 32
+
+
+def value_curve(
+    usd: Sequence[float],
+    added_s: Sequence[float],
+    gap_s_mean: float,
+    wait_s_max: float,
+    points: int = 0,
+) -> BidCurve | None:
+    """V over [0, ``wait_s_max``], or None where nothing can be scarce.
+
+    ``usd``: what each sampled request costs elsewhere above what it costs here (inf: it can go nowhere else).
+    ``added_s``: the seconds it adds to the wait. ``gap_s_mean``: seconds between arrivals; ``wait_s_max``: the longest wait
+    that is still in time, beyond which nothing is kept. ``points`` of the grid; by default two to a typical request.
+    """
+    worth, added = np.asarray(usd, float), np.asarray(added_s, float)
+    if not len(worth) or gap_s_mean <= 0.0 or wait_s_max <= 0.0 or not np.any(added > 0.0):
+        return None
+    if not points:
+        points = int(np.clip(2.0 * wait_s_max / max(float(added.mean()), 1e-9), _POINTS_MIN, _POINTS_MAX))
+    grid = np.linspace(0.0, wait_s_max, points)
+    forced = np.isinf(worth)
+    worth = np.where(forced, 0.0, worth)
+    drain = _drain(grid, gap_s_mean)
+    value = np.zeros(points)
+    kept: NDArray[np.bool_] | None = None
+    below, above_share, fits = _steps(grid, added, forced)
+    for _ in range(_ROUNDS_MAX):
+        after = drain @ value
+        then = after[below] * (1.0 - above_share) + after[np.minimum(below + 1, points - 1)] * above_share
+        keeps = fits & ((worth + then >= after[:, None] - 1e-15) | forced)
+        if kept is not None and np.array_equal(keeps, kept):
+            break
+        kept = keeps
+        value = _valued(kept, worth, below, above_share, drain)
+    # Noise of the solution must not make a longer wait look dearer than a shorter one.
+    falling = np.minimum.accumulate(drain @ value)
+    return BidCurve(tuple(grid.tolist()), tuple((falling - falling[0]).tolist()))
+
+
+def _steps(
+    grid: Floats, added: Floats, forced: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]:
+    """For each point and sample: the grid cell in which the wait lands, its share towards the next, whether it fits."""
+    points, step = len(grid), grid[1] - grid[0]
+    landed = grid[:, None] + added[None, :]
+    fits = (landed <= grid[-1] + 1e-12) | forced[None, :]
+    position = np.minimum(landed, grid[-1]) / step
+    below = np.minimum(position.astype(np.intp), points - 2)
+    return below, position - below, fits
+
+
+def _drain(grid: Floats, gap_s_mean: float) -> Floats:
+    """Matrix D with (D V)(x) = E V(max(0, x - t)) for exponential gaps t, V linear between points: exact."""
+    points, step = len(grid), grid[1] - grid[0]
+    decay = np.exp(-step / gap_s_mean)
+    # Within one cell: E over t in [0, step) of the linear interpolation, and the mass that passes on to the next cell.
+    stay = 1.0 - decay
+    lower = (gap_s_mean * stay - step * decay) / step  # weight of the lower point, E[t; t < step] / step
+    upper = stay - lower
+    matrix = np.zeros((points, points))
+    powers = decay ** np.arange(points)
+    for row in range(points):
+        cells = powers[:row]
+        matrix[row, row - np.arange(row)] += cells * upper
+        matrix[row, row - 1 - np.arange(row)] += cells * lower
+        matrix[row, 0] += powers[row]
+    return matrix
+
+
+def _valued(
+    kept: NDArray[np.bool_], worth: Floats, below: NDArray[np.intp], above_share: Floats, drain: Floats
+) -> Floats:
+    """Relative value of a policy: solve V + gain = earned + P D V with V(0) = 0."""
+    points, samples = kept.shape
+    weight = 1.0 / samples
+    moves = np.zeros((points, points))
+    rows = np.broadcast_to(np.arange(points)[:, None], kept.shape)
+    np.add.at(moves, (rows[kept], below[kept]), weight * (1.0 - above_share[kept]))
+    np.add.at(moves, (rows[kept], below[kept] + 1), weight * above_share[kept])
+    moves[np.arange(points), np.arange(points)] += weight * (samples - kept.sum(axis=1))
+    earned = (kept * worth[None, :]).sum(axis=1) * weight
+    system = np.eye(points) - moves @ drain
+    system[:, 0] = 1.0  # the column of V(0) = 0 becomes that of the gain
+    solution = np.linalg.solve(system, earned)
+    solution[0] = 0.0
+    return np.asarray(solution, float)
