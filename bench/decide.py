@@ -5,21 +5,24 @@ from __future__ import annotations
 import gc
 import time
 
+from scheduler.core.capacity import BidCurve, Capacity, Level
 from scheduler.core.dispatch import decide
 from scheduler.core.market import Load, Market, OfferLoad, Policy, Request, ServiceClass
-from scheduler.core.supply import BidCurve, Capacity, Offer, Quality, Rate, ServiceCurve, Tier, Usage
+from scheduler.core.supply import Offer, Quality, Rate, ServiceCurve, Tier, Usage
 
 _OFFERS = (1, 3, 12, 30)
 _ROUNDS = 20_000
 _WARM_UP = 2_000
+_CURVE = BidCurve(tuple(0.01 * i for i in range(192)), tuple(-1e-6 * i * i for i in range(192)))
 
 
 def market(offers: int) -> Market:
-    """A third pools with a bid curve, the rest APIs with tiers: every offer is eligible, which is the dearest case."""
+    """A third pools with three priced lines, the rest APIs with tiers: all are eligible, which is the dearest case."""
     made = []
     for i in range(offers):
         pool = i % 3 == 0
-        capacity = Capacity(2, 128, 100 + i, i, 1.0, 0.0, BidCurve((0.0, 10.0, 300.0), (0.0, -0.1, -1.0)))
+        levels = (Level(1.0, 0.1, _CURVE), Level(2.0, 0.3 + 0.01 * i, _CURVE), Level(60.0, 1.0, _CURVE))
+        capacity = Capacity(2, 128, 100 + i, i, 1.0, 0.9, levels)
         made.append(
             Offer(
                 id=f"source-{i}/model",
@@ -52,7 +55,7 @@ def run() -> dict[str, dict[str, float]]:
     gc.disable()
     for offers in _OFFERS:
         made = market(offers)
-        load = Load({offer.id: OfferLoad(3, 1) for offer in made.offers}, {})
+        load = Load({offer.id: OfferLoad(3, 0.01, 0.95) for offer in made.offers}, {})
         policy = Policy()
         row = {}
         # On a shared machine the wall clock also counts the time of others; the thread's own CPU time does not.

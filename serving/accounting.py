@@ -117,6 +117,8 @@ class Accountant:
             metrics.OVERHEAD.observe(max(0.0, outcomes[0].started_s - request.arrived_s))
         for outcome in outcomes:
             metrics.attempt_counter(outcome.offer_id, outcome.status).inc()
+            if outcome.status == "bounced":
+                metrics.bounce_counter(outcome.offer_id.partition("/")[0], outcome.error).inc()
         avoidable, amortized = metrics.usd_counters(request.tenant, source)
         avoidable.inc(max(0.0, entry.usd_avoidable))
         if entry.usd_fixed_share:

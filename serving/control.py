@@ -35,13 +35,26 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 T = TypeVar("T")
 
 
+class Wanted(msgspec.Struct, frozen=True, array_like=True):
+    """``scheduler.core.bids.Demand``; JSON knows no infinity: ``usd_displaced`` None can go nowhere else."""
+
+    usd_displaced: float | None
+    work_s: float
+    ttft_s_max: float
+    weight: float = 1.0
+
+
 class MarketRequest(msgspec.Struct, frozen=True):
-    """A gateway asks for the market and says what it has spent and may spend (USD by tenant since it started)."""
+    """A gateway asks for the market and says what it has spent and may spend (USD by tenant since it started).
+
+    ``wanted``: by pool, a sample of what its requests would displace there, since it last asked.
+    """
 
     gateway: str
     started_s: float
     spent: dict[str, float]
     held: dict[str, float] = {}
+    wanted: dict[str, list[Wanted]] = {}
 
 
 class Announcement(msgspec.Struct, frozen=True):

@@ -18,13 +18,15 @@ from pricing.desk import Sheet
 from pricing.meter.readings import MeterReport
 from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
-from scheduler.core.clearing import Demand, Observation, PoolObservation, clear
+from scheduler.core.capacity import Level
+from scheduler.core.clearing import Observation, PoolObservation, clear
 from scheduler.core.market import Market
 from serving import control
+from serving.bidding import Bidding
 from serving.budgets import BudgetBook
 from serving.clock import now_s
 from serving.control import Announcement, MarketRequest, MeterReplica, Spent
-from serving.gate.wire import GateReport, ReplicaInfo
+from serving.gate.wire import GateAnswer, GateReport, ReplicaInfo
 from serving.price_state import PriceState
 from serving.settings import core_policy
 from serving.view import EMPTY, Published
@@ -36,6 +38,10 @@ _GATE_TTL_S = 5.0
 _BODY_BYTES_MAX = 16 * 1024 * 1024  # a sheet of prices is the largest
 
 
+def _levels(report: GateReport) -> tuple[Level, ...]:
+    return tuple(Level(limit_s, wait_s, None, load) for limit_s, wait_s, load in report.levels)
+
+
 class Controller:
     """State and loops of the controller; ``routes`` are its HTTP face."""
 
@@ -44,10 +50,12 @@ class Controller:
         self._policy = core_policy(config)
         self._prices = PriceState(config, now_s())
         self.market: Market = EMPTY
+        self._bidding = Bidding(self._policy, {pool.name for pool in config.pools})
         self._gates: dict[str, tuple[float, GateReport]] = {}
         self._replicas: dict[str, dict[str, tuple[float, ReplicaInfo]]] = {}
         budgets = {t.name: t.budget for t in config.tenants if t.budget is not None}
         self._budgets = BudgetBook(budgets, config.policy.lease_ttl_s, now_s())
+        self._fresh_start = fresh_start
         if fresh_start:
             self._budgets.opens_at_once()
         self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing is granted before
@@ -72,20 +80,50 @@ class Controller:
         site = web.TCPSite(runner, self._config.controller.host, self._config.controller.port, reuse_address=True)
         await site.start()
         log.info("controller ready", extra={"url": control.url(self._config)})
+        solving = asyncio.create_task(self._solve_for_ever())
         try:
             while True:
                 self.clear_once()
                 await asyncio.sleep(self._config.policy.clearing_s)
         finally:
+            solving.cancel()
             await runner.cleanup()
+
+    async def _solve_for_ever(self) -> None:
+        """At a fresh start soon, since little demand is better than none; gates that run already have better curves."""
+        every_s = self._config.policy.bid_every_s
+        pause_s = self._config.policy.clearing_s if self._fresh_start else every_s
+        while True:
+            await asyncio.sleep(min(pause_s, every_s))
+            pause_s *= 2.0
+            try:
+                await self.solve_once()
+            except Exception:  # a price that could not be solved must not end the prices: the old curves stay
+                log.exception("bid curves could not be solved")
+
+    async def solve_once(self) -> None:
+        """New bid curves, from what has been heard so far."""
+        now = now_s()
+        living = self._living(now)
+        reports = {pool: self._gates[pool][1] for pool in living}
+        levels = {pool: _levels(report) for pool, report in reports.items()}
+        await self._bidding.solve(levels, living, {pool: report.ratio for pool, report in reports.items()}, now)
 
     def clear_once(self) -> None:
         """One clearing, from what has been heard so far."""
         now = now_s()
         self._prices.observe(self._engines(now), self._living(now), now)
         self._prices.keep_priced(now)
-        observation = Observation(now, self._prices.board.offers, self._pool_states(now), {}, _GATE_TTL_S)
+        observation = Observation(
+            now, self._prices.board.offers, self._pool_states(now), bids=self._bids(), stale_after_s=_GATE_TTL_S
+        )
         self.market = clear(self.market, observation, self._policy)
+
+    def _bids(self) -> dict[str, Any]:
+        """The curves of every pool, for each of its offers."""
+        curves = self._bidding.curves
+        pools = {offer.id: offer.id.partition("/")[0] for offer in self._prices.board.offers if offer.kind != "api"}
+        return {offer_id: curves[pool] for offer_id, pool in pools.items() if pool in curves}
 
     def _pool_states(self, now: float) -> dict[str, PoolObservation]:
         states: dict[str, PoolObservation] = {}
@@ -102,8 +140,10 @@ class Controller:
                 waiting=report.waiting,
                 service_s_mean=report.service_s_mean,
                 as_of_s=heard_s,
-                demand=tuple(Demand(usd, work_s) for usd, work_s in report.demand),
-                demand_span_s=report.demand_span_s,
+                levels=_levels(report),
+                gated=report.gated,
+                admitted_per_s=report.admitted_per_s,
+                kv_usage=report.engine.kv_usage,
             )
         return states
 
@@ -122,13 +162,14 @@ class Controller:
     def _market(self, body: bytes) -> Published:
         asked = msgspec.json.decode(body, type=MarketRequest)
         now = now_s()
+        self._bidding.heard(asked.wanted, now)
         leases = {}
         if self._spent is not None:
             leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         published = Market(market.version, market.as_of_s, market.offers, leases)
-        return Published(published, gates, self._engines(now), self._prices.board.fixed, now)
+        return Published(published, gates, self._engines(now), self._prices.board.fixed, now, self._bidding.state)
 
     def _engines(self, now: float) -> dict[str, Any]:
         return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
@@ -137,9 +178,9 @@ class Controller:
         """Replicas that answer their gate, by pool."""
         return {pool: report.replicas for pool, (at_s, report) in self._gates.items() if now - at_s < _GATE_TTL_S}
 
-    def _gate(self, body: bytes) -> list[ReplicaInfo]:
+    def _gate(self, body: bytes) -> GateAnswer:
         report = msgspec.json.decode(body, type=GateReport)
-        now = now_s()
+        now, bids_at_s = now_s(), report.bids_at_s
         before = self._gates.get(report.pool)
         if before is not None and not report.surveyed:
             # A gate that has just restarted has not heard of its engines yet: they are what they were.
@@ -148,7 +189,9 @@ class Controller:
         replicas = self._replicas.get(report.pool, {})
         for replica_id in [i for i, (heard_s, _) in replicas.items() if now - heard_s > _REPLICA_TTL_S]:
             del replicas[replica_id]
-        return [info for _, info in replicas.values()]
+        bids = self._bidding.bids(report.pool)
+        known = [info for _, info in replicas.values()]
+        return GateAnswer(known, bids if bids is not None and bids.at_s != bids_at_s else None)
 
     def _replica(self, body: bytes) -> dict[str, bool]:
         announced = msgspec.json.decode(body, type=Announcement)

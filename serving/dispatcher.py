@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from scheduler.core import costs
 from scheduler.core.dispatch import Attempt, GiveUp, next_attempt
 from scheduler.core.market import Decision, Outcome, Policy, Quote, Status
 from scheduler.core.supply import Offer, Usage
 from serving.accounting import Accountant
+from serving.book import Book
 from serving.gate.client import GateBounce, GateClient, Grant
-from serving.gate.wire import Enter
+from serving.learned import Learned
 from serving.protocol import BYTES_PER_TOKEN, Parsed
 from serving.responder import Responder
 from serving.routes import Route
 from serving.sse import StreamReader, usage_of
+from serving.tickets import Wants, ticket
 from serving.upstreams import Reply, Transport, UpstreamError
 from serving.view import View
 
@@ -35,6 +39,8 @@ class Services:
     gates: Mapping[str, GateClient]
     accountant: Accountant
     policy: Policy
+    learned: Learned
+    wants: Wants
     clock: Callable[[], float]
 
 
@@ -68,21 +74,24 @@ class Dispatch:
         route = services.routes[offer.id]
         started_s = services.clock()
         self.reader = None  # what an earlier attempt streamed is not this one's
-        book = _Book(offer, started_s, services.clock)
+        book = Book(offer, started_s, services.clock)
         usd_reserved = max(quote.usd_cash, quote.usd_most)
-        services.view.begin(offer, request.tenant, usd_reserved)
+        work_s = offer.curve.work_s(costs.usage_at(request, offer)) if offer.capacity is not None else 0.0
+        services.view.begin(offer, request.tenant, usd_reserved, work_s)
         grant: Grant | None = None
         reply: Reply | None = None
         outcome: Outcome | None = None
         unreachable = asked = False
         # Of this attempt, not of the request: a late answer to an earlier attempt must find nobody.
-        ticket = f"{request.id}-{len(self.outcomes)}"
+        ticket_id = f"{request.id}-{len(self.outcomes)}"
         try:
             async with asyncio.timeout(step.until_s - started_s) as timeout:
                 base_url = route.base_url
                 if route.pool:
-                    grant = await self._enter(route, quote, ticket, step.until_s - started_s)
+                    gate = services.gates[route.pool]
+                    grant = await self._enter(gate, quote, ticket_id)
                     base_url = grant.url
+                    book.on_first_byte = partial(gate.began, ticket_id)
                 body = self._parsed.rewritten(route.upstream_model, route.service_tier)
                 if self._parsed.stream:
                     self._be_patient(timeout, quote, started_s)
@@ -117,7 +126,7 @@ class Dispatch:
             self.outcomes.append(outcome)
             services.view.end(offer, request.tenant, usd_reserved, outcome, offer.curve.prefill_s(request.usage))
             if grant is not None:
-                await services.gates[route.pool].leave(ticket, unreachable)
+                await services.gates[route.pool].leave(ticket_id, unreachable)
         return outcome
 
     def _be_patient(self, timeout: asyncio.Timeout, quote: Quote, started_s: float) -> None:
@@ -130,29 +139,21 @@ class Dispatch:
         patience_s = _TTFT_PATIENCE * max(_TTFT_S_MIN, usual_s, request.service_class.ttft_s_max)
         timeout.reschedule(min(when, asyncio.get_running_loop().time() + patience_s))
 
-    async def _enter(self, route: Route, quote: Quote, ticket: str, left_s: float) -> Grant:
-        """Pass the pool's gate; with an alternative the wait is bounded by the objective, else by the deadline."""
-        request = self.decision.request
-        gate = self._services.gates[route.pool]
-        others = [q.usd for q in self.decision.merit_order if q.offer is not quote.offer]
-        tried = {outcome.offer_id for outcome in self.outcomes} | {quote.offer.id}
-        has_other = any(q.offer.id not in tried for q in self.decision.merit_order)
-        start_within_s = request.service_class.ttft_s_max if has_other else left_s
-        message = Enter(
-            id=ticket,
-            work_s=quote.offer.curve.work_s(request.usage),
-            usd_displaced=max(0.0, min(others) - quote.usd) if others else request.usd_max,
-            start_within_s=max(0.0, min(start_within_s, left_s)),
-        )
+    async def _enter(self, gate: GateClient, quote: Quote, ticket_id: str) -> Grant:
+        """Pass the pool's gate. Raises GateBounce."""
+        services = self._services
+        view, tried = services.view, {outcome.offer_id for outcome in self.outcomes}
+        stream, now_s = self._parsed.stream, services.clock()
+        message = ticket(ticket_id, self.decision, quote, view.load, services.policy, tried, stream, now_s)
         return await gate.enter(message)
 
-    async def _answer(self, reply: Reply, book: _Book, limit: asyncio.Timeout, until_s: float) -> Outcome:
+    async def _answer(self, reply: Reply, book: Book, limit: asyncio.Timeout, until_s: float) -> Outcome:
         if reply.status != 200:
             return await self._fault(reply, book)
         searches_asked = self.decision.request.usage.searches
         if not self._parsed.stream:
             self.body = await reply.read()
-            book.first_byte()
+            book.first_byte(is_token=False)
             usage = usage_of(self.body, searches_asked)
             billed = usage or self._estimate(book.offer, len(self.body) // BYTES_PER_TOKEN)
             return book.outcome("complete", billed, 200, measured=usage is not None)
@@ -175,7 +176,7 @@ class Dispatch:
             "complete", self._usage_so_far(book.offer), 200, measured=reader.usage is not None, begun=True
         )
 
-    async def _fault(self, reply: Reply, book: _Book) -> Outcome:
+    async def _fault(self, reply: Reply, book: Book) -> Outcome:
         """An answer other than 200: the request's own fault is final, the source's is not."""
         body = await reply.read()
         retry_after_s = _seconds(reply.headers.get("retry-after", ""))
@@ -198,47 +199,6 @@ class Dispatch:
         request = self.decision.request
         written = 0 if "embeddings" in request.needs else output_tokens
         return offer.expected(request.usage._replace(output_tokens=written))
-
-
-class _Book:
-    """Times of one attempt, and its outcome."""
-
-    __slots__ = ("_clock", "_started_s", "_ttft_s", "offer")
-
-    def __init__(self, offer: Offer, started_s: float, clock: Callable[[], float]) -> None:
-        self.offer, self._started_s, self._clock = offer, started_s, clock
-        self._ttft_s: float | None = None
-
-    def first_byte(self) -> None:
-        self._ttft_s = self._clock() - self._started_s
-
-    def outcome(
-        self,
-        status: Status,
-        usage: Usage = Usage(0, 0, 0),  # noqa: B008 - immutable
-        http_status: int = 0,
-        *,
-        error: str = "",
-        retry_after_s: float = 0.0,
-        measured: bool = False,
-        begun: bool = False,
-    ) -> Outcome:
-        """``usage`` costs money where the source has answered or may have begun to."""
-        paid = status == "complete" or begun
-        return Outcome(
-            offer_id=self.offer.id,
-            status=status,
-            started_s=self._started_s,
-            ended_s=self._clock(),
-            usage=usage if paid else Usage(0, 0, 0),
-            usd=self.offer.rate.usd(usage) if paid else 0.0,
-            ttft_s=self._ttft_s,
-            first_byte_sent=status == "interrupted",
-            http_status=http_status,
-            error=error,
-            retry_after_s=retry_after_s,
-            measured=measured,
-        )
 
 
 def _seconds(text: str) -> float:

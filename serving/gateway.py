@@ -111,8 +111,9 @@ class Gateway:
         intake = self._reader.read(_ENDPOINTS.get(path, "chat"), raw, headers, account)
         decision = decide(intake.request, services.view.market, services.view.load, services.policy, services.clock())
         if path == "/v1/explain":
-            await responder.plain(200, explanation(decision, services.policy), [])
+            await responder.plain(200, explanation(decision, services.view, services.policy, services.clock()), [])
             return
+        services.wants.add(decision, services.policy)
         extension = (scope.get("extensions") or {}).get(DISCONNECT)
         responder.abort = extension.abort if extension is not None else None
         responder.debug = headers.get(b"x-baseload-debug") == b"true"
@@ -188,8 +189,16 @@ class Gateway:
         entry = self._services.accountant.end(
             dispatch.decision, dispatch.outcomes, intake.asked, status, http_status, reason
         )
+        if status == "complete":
+            self._learn(dispatch, intake)
         self._duration_s_mean += _DURATION_WEIGHT * (entry.duration_s - self._duration_s_mean)
         return entry
+
+    def _learn(self, dispatch: Dispatch, intake: Intake) -> None:
+        outcome, parsed = dispatch.outcomes[-1], intake.parsed
+        offer = next(q.offer for q in dispatch.decision.merit_order if q.offer.id == outcome.offer_id)
+        asked = parsed.output_tokens_asked
+        self._services.learned.answered(intake.request, intake.template, parsed.choices, asked, offer, outcome)
 
     async def _models(self, scope: Scope, receive: Receive, responder: Responder) -> None:
         self._access.account(headers_of(scope), scope.get("client"))

@@ -28,10 +28,12 @@ from serving.dispatcher import Services
 from serving.gate.client import GateClient
 from serving.gateway import Gateway
 from serving.intake import Reader
+from serving.learned import Learned
 from serving.ledger.journal import Journal
 from serving.routes import Route, routes
 from serving.settings import core_policy
 from serving.status import Status
+from serving.tickets import Wants
 from serving.upstreams import Transport
 from serving.upstreams.http import HttpUpstream
 from serving.view import Published, View
@@ -83,13 +85,19 @@ async def follow_prices(view: View, config: ClusterConfig, token: str) -> None:
 
 
 async def follow_market(
-    view: View, table: Mapping[str, Route], config: ClusterConfig, gateway: str, started_s: float, token: str
+    view: View,
+    wants: Wants,
+    table: Mapping[str, Route],
+    config: ClusterConfig,
+    gateway: str,
+    started_s: float,
+    token: str,
 ) -> None:
     """Ask the controller for the market, for ever; while it is away, the last market stands."""
     base = control.url(config)
     async with aiohttp.ClientSession() as session:
         while True:
-            request = MarketRequest(gateway, started_s, view.spent_usd(), view.held_usd())
+            request = MarketRequest(gateway, started_s, view.spent_usd(), view.held_usd(), wants.take())
             published = await control.post(session, base, "market", request, token, Published)
             if published is not None:
                 view.publish(only_ours(published, table))
@@ -113,15 +121,16 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     accountant = Accountant(journal, view, gateway_id, loop.call_soon)
     gates = {pool.name: GateClient(gateway_id, partial(_gate_address, view, pool.name), token) for pool in config.pools}
     sources = transports(table, config)
-    services = Services(view, table, sources, gates, accountant, policy, now_s)
-    reader = Reader(config, access, load_function(config.policy.triage), now_s)
+    learned, wants = Learned(), Wants()
+    services = Services(view, table, sources, gates, accountant, policy, learned, wants, now_s)
+    reader = Reader(config, access, load_function(config.policy.triage), learned, now_s)
     budgeted = frozenset(tenant.name for tenant in config.tenants if tenant.budget is not None)
     app = Gateway(config, access, reader, services, Status(view, accountant, budgeted))
     server = asgi.server(app, config.policy.bounds)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))
     followers = [
-        loop.create_task(follow_market(view, table, config, gateway_id, started_s, token)),
+        loop.create_task(follow_market(view, wants, table, config, gateway_id, started_s, token)),
         loop.create_task(follow_prices(view, config, token)),
     ]
     for gate in gates.values():

@@ -13,14 +13,13 @@ from scheduler.core.market import Request
 from scheduler.core.supply import Usage
 from scheduler.ports import Features, Triage
 from serving.access import Access, Account, Headers
+from serving.learned import OUTPUT_TOKENS_GUESS, Learned, template_of
 from serving.protocol import Parsed, ProtocolError, parse
 
 log = logging.getLogger("baseload.gateway")
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
-# Answer length assumed where the client sets no limit; only prices the quote, never cuts the answer.
-_OUTPUT_TOKENS_GUESS = 256
 _DIFFICULTY_UNKNOWN = 0.5
 
 
@@ -31,6 +30,7 @@ class Intake(NamedTuple):
     parsed: Parsed
     asked: str
     labels: tuple[str, ...]
+    template: str
 
 
 class ClientGone(Exception):
@@ -63,8 +63,10 @@ async def read_body(receive: Receive, headers: Headers, bytes_max: int) -> bytes
 class Reader:
     """Builds requests for one configuration."""
 
-    def __init__(self, config: ClusterConfig, access: Access, triage: Triage, clock: Callable[[], float]) -> None:
-        self._access, self._triage, self._clock = access, triage, clock
+    def __init__(
+        self, config: ClusterConfig, access: Access, triage: Triage, learned: Learned, clock: Callable[[], float]
+    ) -> None:
+        self._access, self._triage, self._learned, self._clock = access, triage, learned, clock
         self._output_tokens_max = config.policy.bounds.output_tokens_max
         self.names: dict[str, frozenset[str] | None] = {m.name: frozenset({m.name}) for m in config.models}
         self.names |= {alias.name: frozenset(alias.models) for alias in config.aliases}
@@ -86,12 +88,15 @@ class Reader:
         asked_tokens = parsed.output_tokens_asked
         terms = self._access.terms(account, headers, _tags(body.metadata))
         difficulty = self._difficulty(parsed)
+        template = template_of(parsed)
         output_tokens = output_tokens_max = 0
         if endpoint != "embeddings":
-            output_tokens_max = (asked_tokens or _OUTPUT_TOKENS_GUESS) * parsed.choices
-            output_tokens = min(output_tokens_max, _OUTPUT_TOKENS_GUESS * parsed.choices)
+            expected = self._learned.output_tokens(account.name, template)
+            output_tokens_max = (asked_tokens or max(OUTPUT_TOKENS_GUESS, expected)) * parsed.choices
+            output_tokens = min(output_tokens_max, expected * parsed.choices)
         now_s = self._clock()
-        session = headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b""
+        session = (headers.get(b"x-session-id") or headers.get(b"x-conversation-id") or b"")[:128].decode("latin-1")
+        prefix = self._learned.prefix(account.name, session, now_s)
         request = Request(
             id=f"{int(now_s * 1000):012x}{os.urandom(10).hex()}",  # ordered by time: kind to the ledger's index
             tenant=account.name,
@@ -104,12 +109,14 @@ class Reader:
             usd_max=terms.usd_max,
             deadline_s=now_s + terms.deadline_s,
             arrived_s=now_s,
-            session=session[:128].decode("latin-1"),
+            session=session,
             budgeted=account.budget is not None,
             output_tokens_max=output_tokens_max,
             output_tokens_asked=0 if endpoint == "embeddings" else asked_tokens or 1,
+            prefix_offer=prefix.offer_id,
+            prefix_tokens=prefix.tokens,
         )
-        return Intake(request, parsed, body.model, terms.labels)
+        return Intake(request, parsed, body.model, terms.labels, template)
 
     def _difficulty(self, parsed: Parsed) -> float:
         """Triage; a site's own triage that fails must not stop requests, so they count as of medium difficulty."""

@@ -52,6 +52,14 @@ POOL = Gauge(
     ("pool", "what"),
     registry=REGISTRY,
 )
+BID_PRICE = Gauge(
+    "baseload_bid_usd_per_replica_second",
+    "Bid price of a pool's time at its current wait",
+    ("pool",),
+    registry=REGISTRY,
+)
+BID_SOLVE = Gauge("baseload_bid_solve_seconds", "How long the controller's last solving took", registry=REGISTRY)
+BOUNCES = Counter("baseload_gate_bounces", "Requests that a pool's gate sent on", ("pool", "reason"), registry=REGISTRY)
 COST = Gauge(
     "llm_cost_per_million_tokens",
     "USD per million tokens: of our pools by cost basis (allocation, usage, avoidable), of bought offers as listed",
@@ -114,6 +122,12 @@ def request_counter(tenant: str, service_class: str, source: str, status: str) -
 def usd_counters(tenant: str, source: str) -> tuple[Counter, Counter]:
     """Children of USD: avoidable, amortized."""
     return USD.labels(tenant, source, "avoidable"), USD.labels(tenant, source, "amortized")
+
+
+@lru_cache(maxsize=4096)
+def bounce_counter(pool: str, reason: str) -> Counter:
+    """Child of BOUNCES."""
+    return BOUNCES.labels(pool, reason)
 
 
 @lru_cache(maxsize=4096)

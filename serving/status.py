@@ -10,6 +10,8 @@ from prometheus_client import generate_latest
 from serving import metrics, price_metrics
 from serving.accounting import Accountant
 from serving.clock import now_s
+from serving.explain import slope_usd
+from serving.tickets import pool_of
 from serving.view import View
 
 _MARKET_S_MAX = 30.0
@@ -55,10 +57,13 @@ class Status:
         metrics.LEDGER_HEALTHY.set(self._accountant.healthy)
         metrics.OFFER_UP.clear()  # an offer that has left the market is not up
         metrics.POOL.clear()
+        metrics.BID_PRICE.clear()
+        metrics.BID_SOLVE.set(self._view.bids.solve_s)
         for offer in market.offers:
             metrics.OFFER_UP.labels(offer.id).set(offer.healthy)
             if offer.capacity is not None:
-                pool = offer.id.partition("/")[0]
+                pool, age_s = pool_of(offer.id), max(0.0, now_s() - offer.capacity.as_of_s)
+                metrics.BID_PRICE.labels(pool).set(slope_usd(offer.capacity, 0.0, age_s, 0.0))
                 for what in ("replicas", "slots", "running", "waiting"):
                     metrics.POOL.labels(pool, what).set(getattr(offer.capacity, what))
         for pool, stats in self._view.engines.items():

@@ -89,11 +89,19 @@ class RequestBounds(Model):
 
 
 class PolicySpec(Model):
-    """How base and peak are played."""
+    """How base and peak are played.
+
+    ``bid_prefilter``: share of the bid price at which gateways already look elsewhere (a gate asks for all of it).
+    ``bid_every_s``: how often the curves behind it are solved anew. ``ttft_margin``: share of a TTFT objective that gates
+    plan with, until they have learnt better. ``grant_ahead_s``: work that an engine is given before it has begun what it has.
+    """
 
     local_floor: Literal["none", "amortized"] = "none"
     attempts_max: Count = 4
     bid_prefilter: Fraction = 0.6
+    bid_every_s: Positive = 15.0
+    ttft_margin: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.93
+    grant_ahead_s: NonNegative = 0.1
     retry_share_max: Fraction = 0.1
     price_ttl_s: Positive = 86_400.0
     clearing_s: Positive = 1.0

@@ -100,10 +100,15 @@ class UrlEngine(Model):
 
 
 class Gate(Model):
-    """Bounds of the gate in front of a pool."""
+    """Bounds of the gate in front of a pool.
 
-    waiting_max: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 64
+    ``holds`` False: an engine that others use as well. Gateways decide alone, by forecast; the gate only counts, and
+    bounces what comes above the slots and ``waiting_max`` more.
+    """
+
+    waiting_max: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 1024
     hold_s_max: Positive = 30.0
+    holds: StrictBool = True
 
 
 class Replicas(Model):
@@ -120,7 +125,10 @@ class Replicas(Model):
 
 
 class Pool(Model):
-    """Replicas of one model on a site: the base load (or, with ``kind: spot``, rented capacity)."""
+    """Replicas of one model on a site: the base load (or, with ``kind: spot``, rented capacity).
+
+    ``start_s``: how long a replica takes from being asked for to its first answer.
+    """
 
     name: Name
     site: Name
@@ -128,6 +136,7 @@ class Pool(Model):
     kind: Literal["base", "spot"] = "base"
     engine: Annotated[VllmEngine | RayServeLlmEngine | UrlEngine, Field(discriminator="kind")]
     replicas: Replicas = Replicas()
+    start_s: NonNegative = 120.0
     curve: Curve
     energy: Energy
     hardware: Hardware | None = None

@@ -1,6 +1,6 @@
 """``admit``: the gate in front of a pool's engines has the last word, on exact state, before the first token.
 
-Units: USD, seconds, replica-seconds, tokens. All seconds of work are calibrated (times what engines were seen to need).
+Units: USD, seconds, replica-seconds, tokens. Seconds of work are those of the service curve; waits are calibrated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Queue(NamedTuple):
     """The pool as one ticket finds it. ``levels`` are the lines it would stand in or make longer, its own first.
 
     ``wait_s``: predicted seconds until an engine begins with it. ``free``: an engine would begin at once. ``replicas``:
-    those that answer. ``margin``: share of an objective to plan with, learnt from what was missed.
+    those that answer. ``ratio``: seconds that engines need over those that the curve predicts.
     """
 
     replicas: int
@@ -46,7 +46,7 @@ class Queue(NamedTuple):
     waiting_max: int
     wait_s: float
     levels: tuple[Level, ...] = ()
-    margin: float = 1.0
+    ratio: float = 1.0
 
 
 class Admit(NamedTuple):
@@ -84,22 +84,21 @@ def admit(ticket: Ticket, queue: Queue, policy: Policy, now_s: float) -> Admissi
     if not queue.replicas:
         return Bounce(NOBODY, 1.0)
     if ticket.usd_displaced != math.inf and queue.levels:
-        price = price_usd(queue.levels, ticket.ttft_s_max, ticket.work_s / queue.replicas)
+        price = price_usd(queue.levels, ticket.ttft_s_max, ticket.work_s * queue.ratio / queue.replicas)
         if ticket.usd_displaced - ticket.usd_per_s_waiting * queue.wait_s < price:
             return Bounce(WORTH_LESS, queue.wait_s)
     if queue.free and not queue.waiting:
         return Admit()
     if queue.waiting >= queue.waiting_max:
         return Bounce(FULL, queue.wait_s)
-    if now_s + queue.wait_s > ticket.start_by_s:
+    if now_s + queue.wait_s > ticket.start_by_s and ticket.leave_by_s < now_s:  # else somebody may make room
         return Bounce(TOO_LATE, queue.wait_s)
     return Hold(queue.wait_s)
 
 
-def is_late(ticket: Ticket, wait_s: float, margin: float, now_s: float) -> bool:
-    """Whether a ticket that waits ``wait_s`` more is predicted to miss its objective, planned with ``margin``."""
-    took_s = now_s - ticket.arrived_s + wait_s + ticket.prefill_s
-    return took_s > margin * (ticket.ttft_by_s - ticket.arrived_s)
+def is_late(ticket: Ticket, ttft_s: float, margin: float, now_s: float) -> bool:
+    """Whether a ticket with ``ttft_s`` more to its first token is predicted to miss, planned with ``margin``."""
+    return now_s - ticket.arrived_s + ttft_s > margin * (ticket.ttft_by_s - ticket.arrived_s)
 
 
 def least_valuable(waiting: Iterable[Ticket], now_s: float) -> Ticket | None:

@@ -7,16 +7,22 @@ from those who paid it would forget everybody else.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
-from scheduler.core.capacity import BidCurve
+from scheduler.core.capacity import BidCurve, Level, room_s
 from scheduler.core.market import Decision, Policy
 from scheduler.core.value import value_curve
 
 SAMPLES_MAX = 256
 _KEPT_MAX = 8192
+# Demand is counted in windows of at least a second; fewer of them than this say nothing about bursts.
+_WINDOW_S = 1.0
+_WINDOWS_MIN = 10
+_BURST_MAX = 20.0
 
 
 class Demand(NamedTuple):
@@ -77,23 +83,32 @@ class BidBook:
         self._policy = policy
         self._demand: dict[str, deque[tuple[float, Demand]]] = {}
         self._since_s: dict[str, float] = {}
+        self._windows: dict[str, deque[tuple[float, float, float]]] = {}  # (end, seconds, work)
         self.curves: dict[str, dict[float, BidCurve | None]] = {}
 
     def heard(self, pool: str, demand: Iterable[Demand], now_s: float) -> None:
         """A gateway's report for one pool's offer."""
         kept = self._demand.setdefault(pool, deque(maxlen=_KEPT_MAX))
-        self._since_s.setdefault(pool, now_s)
+        since_s = self._since_s.setdefault(pool, now_s)
+        demand = list(demand)
         kept.extend((now_s, one) for one in demand)
+        work_s = sum(one.work_s * one.weight for one in demand)
+        windows = self._windows.setdefault(pool, deque([(since_s, 0.0, 0.0)], maxlen=_KEPT_MAX))
+        end_s, span_s, so_far_s = windows[-1]
+        if span_s < _WINDOW_S or now_s <= end_s:
+            windows[-1] = (now_s, span_s + now_s - end_s, so_far_s + work_s)
+        else:
+            windows.append((now_s, now_s - end_s, work_s))
 
     def solve(
-        self, replicas: Mapping[str, int], limits: Sequence[float], ratios: Mapping[str, float], now_s: float
+        self, levels: Mapping[str, Sequence[Level]], replicas: Mapping[str, int], ratios: Mapping[str, float], now_s: float
     ) -> None:
         """New curves for every pool with ``replicas``; ``ratios``: calibrated over predicted seconds of work.
 
         The staircase: the curve of an objective is solved from all requests that are as urgent or more.
         """
-        for pool, count in replicas.items():
-            kept = self._demand.get(pool)
+        for pool, lines in levels.items():
+            kept, count = self._demand.get(pool), replicas.get(pool, 0)
             if not kept or count <= 0:
                 self.curves.pop(pool, None)
                 continue
@@ -102,23 +117,44 @@ class BidBook:
             span_s = min(now_s - self._since_s[pool], self._policy.horizon_s)
             if len(kept) == _KEPT_MAX:
                 span_s = min(span_s, now_s - kept[0][0])
+            demand, added = [d for _, d in kept], ratios.get(pool, 1.0) / count
+            burst = self._burst(pool, demand, now_s)
             self.curves[pool] = {
-                limit_s: self._curve([d for _, d in kept], limit_s, limits, span_s, ratios.get(pool, 1.0) / count)
-                for limit_s in limits
+                line.ttft_s_max: self._curve(demand, lines, k, span_s, added, burst) for k, line in enumerate(lines)
             }
 
+    def _burst(self, pool: str, demand: list[Demand], now_s: float) -> float:
+        """How many requests come at once, as far as a queue can tell: variance of the work that windows brought over what
+        it would be if requests came one by one at random (an index of dispersion).
+        """
+        windows = self._windows[pool]
+        while len(windows) > 1 and windows[0][0] < now_s - self._policy.horizon_s:
+            windows.popleft()
+        whole = [(span_s, work_s) for _, span_s, work_s in list(windows)[:-1] if span_s > 0.0]
+        if len(whole) < _WINDOWS_MIN:
+            return 1.0
+        per_s = sum(work_s for _, work_s in whole) / sum(span_s for span_s, _ in whole)
+        one_s = sum(d.work_s * d.work_s * d.weight for d in demand) / sum(d.work_s * d.weight for d in demand)
+        spread = sum((work_s - per_s * span_s) ** 2 for span_s, work_s in whole)
+        usual = sum(per_s * span_s * one_s for span_s, _ in whole)
+        return min(_BURST_MAX, max(1.0, spread / usual)) if usual > 0.0 else 1.0
+
     def _curve(
-        self, demand: list[Demand], limit_s: float, limits: Sequence[float], span_s: float, added_per_work: float
+        self, demand: list[Demand], lines: Sequence[Level], level: int, span_s: float, added_per_work: float, burst: float
     ) -> BidCurve | None:
-        slowest = limit_s == max(limits)
-        own = [d for d in demand if d.ttft_s_max <= limit_s or slowest]
+        slowest = level == len(lines) - 1
+        own = [d for d in demand if d.ttft_s_max <= lines[level].ttft_s_max or slowest]
         if len(own) < 2 or span_s <= 0.0:
             return None
-        gap_s_mean = span_s / sum(d.weight for d in own)
-        own = own[:: math.ceil(len(own) / SAMPLES_MAX)]
+        seen = list(accumulate(d.weight for d in own))
+        gap_s_mean = span_s / seen[-1]
+        if len(own) > SAMPLES_MAX or seen[-1] != len(own):  # evenly by weight: each stands for as many as the others
+            picks = min(len(own), SAMPLES_MAX)
+            own = [own[bisect_left(seen, seen[-1] * (i + 0.5) / picks)] for i in range(picks)]
         return value_curve(
             [d.usd_displaced for d in own],
             [d.work_s * added_per_work for d in own],
             gap_s_mean,
-            self._policy.ttft_margin * limit_s,
+            room_s(lines, level, self._policy.ttft_margin),
+            burst,
         )

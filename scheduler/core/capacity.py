@@ -7,6 +7,7 @@ line: work of all waiters over the replicas that share it, plus what the engines
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,16 +38,42 @@ class BidCurve:
         return usd if usd > 0.0 else 0.0
 
 
+_ROUNDS = 12
+
+
 class Level(NamedTuple):
     """One step of a pool's deadline staircase: the requests whose TTFT objective is at most ``ttft_s_max``.
 
-    ``wait_s``: predicted wait of a new one of them, who stands behind all of them. ``bid``: value of that line's time,
-    None while nothing is known. Levels ascend; every request counts in its own level and in all above.
+    ``wait_s``: predicted wait of a new one of them, who stands behind all of them, if nobody overtakes. ``bid``: value of
+    that line's time, None while nothing is known. ``load``: share of the pool's time that this step's own requests (not
+    those of faster steps) were given lately. Levels ascend; every request counts in its own level and in all above.
     """
 
     ttft_s_max: float
     wait_s: float
     bid: BidCurve | None = None
+    load: float = 0.0
+
+
+def overtaken_s(levels: Sequence[Level], level: int) -> float:
+    """Wait at the end of line ``level`` when faster requests go on arriving as they did: earliest deadline first.
+
+    One with objective d overtakes one with objective D who has been waiting for less than D - d, so w = x + sum of
+    load * min(w, D - d); the smallest such w, nearly, by rounds from below.
+    """
+    limit_s, x_s = levels[level].ttft_s_max, levels[level].wait_s
+    wait_s = x_s
+    for _ in range(_ROUNDS):
+        wait_s = x_s + sum(fast.load * min(wait_s, limit_s - fast.ttft_s_max) for fast in levels[:level])
+    return wait_s
+
+
+def room_s(levels: Sequence[Level], level: int, margin: float) -> float:
+    """The longest line at ``level`` that still meets its objective, planned with ``margin``: the inverse of the above."""
+    limit_s = levels[level].ttft_s_max
+    taken_s = sum(min(1.0, fast.load) * (limit_s - fast.ttft_s_max) for fast in levels[:level])
+    floor_s = margin * levels[0].ttft_s_max
+    return max(floor_s, margin * limit_s - taken_s)
 
 
 def price_usd(
@@ -59,7 +86,7 @@ def price_usd(
     """
     usd = 0.0
     last = levels[-1].ttft_s_max if levels else 0.0
-    for limit_s, wait_s, bid in levels:
+    for limit_s, wait_s, bid, _ in levels:
         if bid is not None and (limit_s >= ttft_s_max or limit_s == last):
             left_s = wait_s - age_s
             price = bid.price_usd(left_s + sent_s if left_s > 0.0 else sent_s, added_s)
@@ -74,6 +101,7 @@ class Capacity:
 
     ``gated``: a gate of ours asks again on exact state; without one the gateways' forecast is the last word, and
     ``admitted_per_s`` (replica-seconds that all gateways together send it per second) is what they forecast with.
+    ``kv_usage``: share of the KV cache in use.
     """
 
     replicas: int
@@ -85,23 +113,24 @@ class Capacity:
     levels: tuple[Level, ...] = ()
     gated: bool = True
     admitted_per_s: float = 0.0
+    kv_usage: float = 0.0
 
     def wait_s(self, ttft_s_max: float, age_s: float = 0.0, sent_s: float = 0.0) -> float:
         """Predicted wait of a new request with objective ``ttft_s_max``; ``age_s`` and ``sent_s`` as in ``price_usd``."""
         if not self.levels:
             return sent_s
         found_s = self.levels[-1].wait_s
-        for limit_s, wait_s, _ in self.levels:
+        for limit_s, wait_s, _, _ in self.levels:
             if limit_s >= ttft_s_max:
                 found_s = wait_s
                 break
         return max(0.0, found_s - age_s) + sent_s
 
     def joined_s(self, sent_s: float, age_s: float) -> float:
-        """What has joined the lines since ``as_of_s``: this gateway's own work ``sent_s``, drained as time went by.
+        """What has joined the lines since ``as_of_s`` (they drain by ``age_s``): this gateway's own work, ``sent_s``.
 
-        Without a gate also a forecast of what the others have sent; a gate will see that by itself.
+        Without a gate it is a forecast of what all gateways sent; what a gate lets in it will see by itself.
         """
         if self.gated or self.replicas <= 0 or age_s <= 0.0:
             return sent_s
-        return sent_s + max(0.0, (self.admitted_per_s / self.replicas - 1.0) * age_s)
+        return max(sent_s, self.admitted_per_s / self.replicas * age_s)

@@ -30,6 +30,7 @@ class PoolObservation:
     levels: tuple[Level, ...] = ()
     gated: bool = True
     admitted_per_s: float = 0.0
+    kv_usage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
             levels=tuple(level._replace(bid=bids.get(level.ttft_s_max, level.bid)) for level in pool.levels),
             gated=pool.gated,
             admitted_per_s=pool.admitted_per_s,
+            kv_usage=pool.kv_usage,
         )
         offers.append(replace(offer, healthy=pool.replicas > 0, capacity=capacity))
     return Market(market.version + 1, observation.now_s, tuple(offers), observation.leases)

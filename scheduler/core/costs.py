@@ -81,7 +81,7 @@ def waiting(request: Request, offer: Offer, load: Load, policy: Policy, now_s: f
     capacity = offer.capacity
     if capacity is not None and not (capacity.gated and ttft_s > service_class.ttft_s_max):
         queued_s = wait_s(request, offer, load, now_s)
-        ttft_s += min(queued_s, service_class.ttft_s_max - ttft_s) if capacity.gated else queued_s
+        ttft_s = min(ttft_s + queued_s, service_class.ttft_s_max) if capacity.gated else ttft_s + queued_s
     usd = ttft_s * service_class.usd_per_s_waiting
     return usd + service_class.usd_per_ttft_miss if ttft_s > service_class.ttft_s_max else usd
 

@@ -9,21 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from scheduler.core import admission
 from scheduler.core.admission import Bounce, Queue, Ticket, admit, is_late, least_valuable
-from scheduler.core.capacity import BidCurve, Level
-from scheduler.core.lanes import GateSettings, Lane, Line
+from scheduler.core.capacity import BidCurve, Level, overtaken_s
+from scheduler.core.lanes import GateSettings, Grant, Lane, Line
 from scheduler.core.learning import Calibration
 from scheduler.core.market import Policy
-
-
-class Grant(NamedTuple):
-    """Start now, on this replica."""
-
-    replica_id: str
-
 
 Verdicts = list[tuple[str, Grant | Bounce]]
 
@@ -39,6 +31,7 @@ class PoolGate:
         self.lines = [Line(limit_s) for limit_s in sorted(set(settings.ttft_s_max)) or [math.inf]]
         self._limits = [line.ttft_s_max for line in self.lines]
         self.lanes: dict[str, Lane] = {}
+        self._away: dict[str, Lane] = {}  # replicas that are not there (yet, or any more) and of which tickets are held
         self.calibration = Calibration(policy.ttft_margin)
         self.admitted_work_s = 0.0
         self.waiting = 0
@@ -47,7 +40,7 @@ class PoolGate:
     @property
     def running(self) -> int:
         """Tickets that hold a slot."""
-        return sum(len(lane.held) for lane in self.lanes.values())
+        return sum(len(lane.held) for lanes in (self.lanes, self._away) for lane in lanes.values())
 
     @property
     def healthy(self) -> int:
@@ -79,40 +72,42 @@ class PoolGate:
         for lane in self.lanes.values():
             if lane.healthy:
                 replicas += 1
-                begun_s += lane.backlog_s(now_s)
+                begun_s += lane.backlog_s(now_s, self.calibration.ratio)
                 slots, held = slots + lane.slots, held + len(lane.held)
         if not replicas:
             return tuple(Level(line.ttft_s_max, math.inf, line.bid) for line in self.lines)
-        ahead_s = begun_s / replicas
+        ahead_s, share = begun_s / replicas, self.calibration.ratio / replicas
         if held >= slots:  # the next slot must come free first
             ahead_s += self.service_s_mean / slots
         found = []
         for line in self.lines:
-            ahead_s += line.work_s / replicas
-            found.append(Level(line.ttft_s_max, ahead_s, line.bid))
+            ahead_s += line.work_s * share
+            found.append(Level(line.ttft_s_max, ahead_s, line.bid, min(1.0, line.flow(now_s) * share)))
         return tuple(found)
 
     def queue(self, ticket: Ticket, now_s: float) -> Queue:
         """The pool as ``ticket`` finds it."""
         replicas, own, levels = self.healthy, self._level(ticket), self.levels(now_s)
-        wait_s = levels[own].wait_s
+        wait_s, share = levels[own].wait_s, self.calibration.ratio / max(1, replicas)
         for line in self.lines[own + 1 :]:  # of slower classes only those whose deadlines come first
             for other in line.tickets.values():
                 if other.ttft_by_s >= ticket.ttft_by_s:
                     break
-                wait_s += other.work_s / max(1, replicas)
+                wait_s += other.work_s * share
         free = not self.waiting and self._best(ticket, now_s) is not None
-        return Queue(replicas, free, self.waiting, self._settings.waiting_max, wait_s, levels[own:])
+        bounds = (self.waiting, self._settings.waiting_max)
+        return Queue(replicas, free, *bounds, wait_s, levels[own:], self.calibration.ratio)
 
     def _level(self, ticket: Ticket) -> int:
         return min(bisect_left(self._limits, ticket.ttft_s_max), len(self.lines) - 1)
 
     def _best(self, ticket: Ticket, now_s: float) -> str | None:
         """The engine that would begin first; the one with the most free slots among equals."""
-        ahead_s, best, best_key = self._policy.grant_ahead_s, None, (math.inf, 0)
+        ahead_s, ratio = self._policy.grant_ahead_s, self.calibration.ratio
+        best, best_key = None, (math.inf, 0)
         for replica_id, lane in self.lanes.items():
-            if lane.takes(ticket.kv_tokens, ahead_s, now_s):
-                key = (lane.backlog_s(now_s), len(lane.held) - lane.slots)
+            if lane.takes(ticket.kv_tokens, ahead_s, now_s, ratio):
+                key = (lane.backlog_s(now_s, ratio), len(lane.held) - lane.slots)
                 if key < best_key:
                     best, best_key = replica_id, key
         return best
@@ -121,8 +116,6 @@ class PoolGate:
         """A ticket arrives; its seconds of work are those of the service curve."""
         if self.knows(ticket.id):
             return []
-        ratio = self.calibration.ratio
-        ticket = ticket._replace(work_s=ticket.work_s * ratio, prefill_s=ticket.prefill_s * ratio)
         verdict = admit(ticket, self.queue(ticket, now_s), self._policy, now_s)
         if isinstance(verdict, Bounce):
             return [(ticket.id, verdict)]
@@ -141,15 +134,18 @@ class PoolGate:
     def _make_room(self, first: int, now_s: float) -> Verdicts:
         """While the last of a line (from level ``first`` up) is late, the least valuable who may leave goes."""
         verdicts: Verdicts = []
-        replicas = max(1, self.healthy)
-        level = first
+        base_s, ratio, margin = self._settings.ttft_base_s, self.calibration.ratio, self.calibration.margin
+        share, level = ratio / max(1, self.healthy), first
+        if not self.healthy:
+            return verdicts  # without an engine nothing is known of anybody's wait
         while level < len(self.lines):
             line = self.lines[level]
             if line.tickets:
                 last = next(reversed(line.tickets.values()))
-                wait_s = self.levels(now_s)[level].wait_s - last.work_s / replicas + self._settings.ttft_base_s
-                if is_late(last, wait_s, self.calibration.margin, now_s):
-                    alone = is_late(last, self._settings.ttft_base_s, self.calibration.margin, now_s)
+                wait_s = overtaken_s(self.levels(now_s), level) - last.work_s * share + base_s
+                own_s = last.prefill_s * ratio
+                if is_late(last, wait_s + own_s, margin, now_s):
+                    alone = is_late(last, base_s + own_s, margin, now_s)
                     ahead = (last,) if alone else (t for ln in self.lines[: level + 1] for t in ln.tickets.values())
                     worst = least_valuable(ahead, now_s)
                     if worst is not None:
@@ -177,22 +173,29 @@ class PoolGate:
             line = self._place[ticket.id]
             assert isinstance(line, Line)  # noqa: S101 - it was found in one
             line.remove(ticket.id)
+            line.served(ticket.work_s, now_s)
             self.waiting -= 1
-            self.lanes[best].give(ticket, now_s)
-            self._place[ticket.id] = self.lanes[best]
-            verdicts.append((ticket.id, Grant(best)))
+            verdicts.append(self.give(ticket, best, now_s))
         return verdicts
+
+    def give(self, ticket: Ticket, replica_id: str, now_s: float) -> tuple[str, Grant]:
+        """The ticket gets a slot of that engine now, whatever the price and whoever waits."""
+        lane, settings = self.lanes[replica_id], self._settings
+        lane.give(ticket, settings.step_base_s + settings.step_per_seq_s * len(lane.held), now_s, self.calibration.ratio)
+        self._place[ticket.id] = lane
+        return ticket.id, Grant(replica_id)
 
     def first_token(self, ticket_id: str, now_s: float) -> Verdicts:
         """The engine of a held ticket has begun to answer it."""
         lane = self._place.get(ticket_id)
         if not isinstance(lane, Lane):
             return []
-        begun = lane.first_token(ticket_id, now_s)
-        if begun is None:
+        # The news took its time; the engine has been at the next prompt since.
+        took = lane.first_token(ticket_id, now_s - self._settings.ttft_base_s)
+        if took is None:
             return []
-        ticket, granted_s = lane.held[ticket_id]
-        self.calibration.took(begun.predicted_s, max(0.0, now_s - granted_s - self._settings.ttft_base_s))
+        self.calibration.took(*took)
+        ticket, _ = lane.held[ticket_id]
         if ticket.ttft_by_s < math.inf:
             self.calibration.judged(now_s > ticket.ttft_by_s)
         return self.pump(now_s)
@@ -224,9 +227,14 @@ class PoolGate:
         """
         known = set(ids)
         for gone in self.lanes.keys() - known:
-            del self.lanes[gone]
+            self._away[gone] = self.lanes.pop(gone)
+            self._away[gone].healthy = False
+        self._away = {replica_id: lane for replica_id, lane in self._away.items() if lane.held}
         for replica_id in sorted(known - self.lanes.keys()):
-            self.lanes[replica_id] = Lane(self._settings.slots, self._settings.kv_tokens)
+            self.lanes[replica_id] = self._away.pop(replica_id, self._lane())
+
+    def _lane(self) -> Lane:
+        return Lane(self._settings.slots, self._settings.kv_tokens)
 
     def heard(self, replica_id: str, healthy: bool, engine_waiting: int, now_s: float) -> Verdicts:
         """An engine's sign of life or none, and its own queue; without any engine whoever waits is sent on."""
@@ -238,8 +246,8 @@ class PoolGate:
 
     def hold(self, ticket: Ticket, replica_id: str, now_s: float) -> None:
         """A ticket that holds a slot already, as its gateway says after one of the two was restarted."""
-        lane = self.lanes.get(replica_id)
-        if lane is not None and not self.knows(ticket.id):
+        if not self.knows(ticket.id):
+            lane = self.lanes.get(replica_id) or self._away.setdefault(replica_id, self._lane())
             lane.hold(ticket, now_s)
             self._place[ticket.id] = lane
 

@@ -18,7 +18,7 @@ _MARGIN_MIN = 0.5
 
 
 class Calibration:
-    """``ratio``: seconds that engines need over those that the curve predicts. ``margin``: share of an objective to plan with."""
+    """``ratio``: seconds needed over seconds predicted by the curve. ``margin``: share of an objective to plan with."""
 
     __slots__ = ("_actual_s", "_margin_max", "_predicted_s", "margin", "ratio")
 
@@ -28,12 +28,12 @@ class Calibration:
         self._actual_s = self._predicted_s = prior_s
 
     def took(self, predicted_s: float, actual_s: float) -> None:
-        """An engine needed ``actual_s`` to the first token where ``predicted_s`` (calibrated) was expected."""
+        """An engine needed ``actual_s`` to the first token where the curve says ``predicted_s``."""
         if predicted_s <= 0.0:
             return
         fade = 1.0 - _WEIGHT
         self._actual_s = self._actual_s * fade + actual_s
-        self._predicted_s = self._predicted_s * fade + predicted_s / self.ratio
+        self._predicted_s = self._predicted_s * fade + predicted_s
         self.ratio = min(_RATIO_MAX, max(_RATIO_MIN, self._actual_s / self._predicted_s))
 
     def judged(self, missed: bool) -> None:

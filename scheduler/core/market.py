@@ -180,4 +180,4 @@ class Policy:
     lease_ttl_s: float = 10.0
     horizon_s: float = 300.0
     ttft_margin: float = 0.93  # share of a TTFT objective that the gate plans with, at the start; then learnt
-    grant_ahead_s: float = 0.05  # work that an engine is given before it has begun what it has
+    grant_ahead_s: float = 0.1  # work that an engine is given before it has begun what it has

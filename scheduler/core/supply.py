@@ -129,21 +129,21 @@ class ServiceCurve:
         return self.prefill_s(usage) + usage.output_tokens * self.itl_s(running)
 
     def work_s(self, usage: Usage) -> float:
-        """Replica-seconds a request takes away from the others on a full replica (no schedule can need less).
+        """Replica-seconds a request takes away from the others on a loaded replica: the scarcest of three shares.
 
-        Prefill, and for each output token the slope of the ITL and a share of its base: ``input/prefill + output * (b +
-        a/seqs_max)``. Where the KV cache holds fewer sequences than there are slots, its share of the cache for the time
-        that its answer takes counts, if that is more.
+        Compute: prefill plus the slope of the ITL (economics: ``w = input/prefill + b * output``; the base of the ITL is
+        paid by steps that run anyway). Slots: a full replica completes one request each ``service_s / seqs_max``. KV cache:
+        the same, where it holds fewer sequences than there are slots.
         """
-        uncached = usage.input_tokens - usage.cached_tokens
-        work_s = uncached / self.prefill_tokens_per_s
-        work_s += usage.output_tokens * (self.itl_per_seq_s + self.itl_base_s / self.seqs_max)
+        prefill_s = (usage.input_tokens - usage.cached_tokens) / self.prefill_tokens_per_s
+        running: float = self.seqs_max
         if self.kv_tokens:
-            held = usage.input_tokens + 0.5 * usage.output_tokens
-            running = min(float(self.seqs_max), max(1.0, self.kv_tokens / max(1.0, held)))
-            kv_s = usage.output_tokens * self.itl_s(running) / running
-            return max(work_s, uncached / self.prefill_tokens_per_s + kv_s)
-        return work_s
+            fit = self.kv_tokens / (usage.input_tokens + 0.5 * usage.output_tokens + 1.0)
+            if fit < running:
+                running = fit if fit > 1.0 else 1.0
+        compute_s = prefill_s + usage.output_tokens * self.itl_per_seq_s
+        held_s = (prefill_s + usage.output_tokens * (self.itl_base_s + self.itl_per_seq_s * running)) / running
+        return compute_s if compute_s > held_s else held_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 _POINTS_MIN, _POINTS_MAX = 32, 192
 _ROUNDS_MAX = 25
-_GAPS_MAX = 32
+_BURST_SHARE_MAX = 0.125  # of the longest wait: what comes at once must leave the grid some steps
 
 
 def value_curve(
@@ -31,15 +31,20 @@ def value_curve(
     added_s: Sequence[float],
     gap_s_mean: float,
     wait_s_max: float,
+    burst: float = 1.0,
     points: int = 0,
 ) -> BidCurve | None:
     """V over [0, ``wait_s_max``], or None where nothing can be scarce.
 
     ``usd``: what each sampled request costs elsewhere above what it costs here (inf: it can go nowhere else).
     ``added_s``: the seconds it adds to the wait. ``gap_s_mean``: seconds between arrivals; ``wait_s_max``: the longest wait
-    that is still in time, beyond which nothing is kept. ``points`` of the grid; by default two to a typical request.
+    that is still in time, beyond which nothing is kept. ``burst``: how many requests come at once; each arrival then stands
+    for that many of its kind. ``points`` of the grid; by default two to a typical arrival.
     """
     worth, added = np.asarray(usd, float), np.asarray(added_s, float)
+    if len(added) and burst > 1.0:
+        burst = max(1.0, min(burst, _BURST_SHARE_MAX * wait_s_max / max(float(added.mean()), 1e-9)))
+        worth, added, gap_s_mean = worth * burst, added * burst, gap_s_mean * burst
     if not len(worth) or gap_s_mean <= 0.0 or wait_s_max <= 0.0 or not np.any(added > 0.0):
         return None
     if not points:

@@ -13,7 +13,8 @@ forgotten ``TABLE_LIFE_S`` after it was begun, however much it is used.
 **Least busy** takes the fewest requests in flight, the first in the list among equals; a deployment never used counts zero.
 It knows neither prices nor limits nor how large a deployment is. A request counts from just before it is sent until its last
 token or its failure. A count never falls below zero and is forgotten ``COUNT_LIFE_S`` after it was begun, also while requests
-are in flight. Each process counts its own requests, unless they share a Redis.
+are in flight; a stream that its reader abandons stays counted until then. Each process counts its own requests, unless they
+share a Redis.
 
 How the simulator uses them. The local pool and the APIs that may answer a request are deployments of one ``model_name``:
 one list for each set of models that requests accept. A pool is one deployment, or one per replica where each has its own
@@ -26,8 +27,9 @@ address. What litellm would be told about them, it is told here:
 * The rank knows no load. Requests leave the pool only once its limits for the minute are spent, or while it cools down. In
   litellm the first 429 of one deployment among several cools it for ``COOLDOWN_S`` and the retry goes to the next. So a pool
   that refuses beyond a full queue lets this baseline overflow: set ``cooling`` from then on for that long. Tune both.
-* litellm also takes ``rpm`` (else 6 per 1000 ``tpm``) for the most requests in flight, and one more is answered 429 without a
-  try elsewhere. That is a matter of the call, not of the choice, and is not here; ``max_parallel_requests`` raises it.
+* litellm also takes ``rpm`` (else 6 per 1000 ``tpm``) for the most requests in flight. Under lowest cost one more is answered
+  429 though others are free: the retry chooses the same again. That belongs to the call, not to the choice, and is not here;
+  ``max_parallel_requests`` raises it.
 * None is a 429 to the client: nothing waits in front of the choice.
 
 Left out: ``order``, tags, teams and pre-call checks, which narrow the list before a strategy sees it and are off by default.

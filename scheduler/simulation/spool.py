@@ -13,7 +13,7 @@ from scheduler.simulation.trace_formats.block import Block
 
 _CHUNK_ROWS = 1 << 18
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "arrival_s": np.dtype(np.float64),
     "input_tokens": np.dtype(np.int32),
     "output_tokens": np.dtype(np.int32),

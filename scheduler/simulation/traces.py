@@ -135,7 +135,7 @@ def trace_of(
 def _recognised(path: Path, options: Options) -> _File:
     line = first_line(path)
     if not line.strip():
-        raise TraceError(path, 0, "the file is empty" if not line else "the first line is empty")
+        raise TraceError(path, 0, "the file or its first line is empty")
     if line.lstrip().startswith("{"):
         return MooncakeFile(path)
     return CsvFile(path, line, recognised(path, line, FORMATS), options)
@@ -152,8 +152,10 @@ def _spooled(path: Path, file: _File, spool: Spool, any_order: bool, progress: P
             if not any_order:
                 back = np.flatnonzero(np.diff(block.arrival_s, prepend=last_s) < 0.0)
                 if len(back):
-                    text = f"arrives before the request above it ({_gap(block, int(back[0]), last_s)}); sort to accept that"
-                    raise TraceError(path, file.line_of(rows + int(back[0])), text)
+                    row = int(back[0])
+                    above_s = float(block.arrival_s[row - 1]) if row else last_s
+                    text = f"arrives {above_s - float(block.arrival_s[row]):.6g} s before the request above it"
+                    raise TraceError(path, file.line_of(rows + row), f"{text} (sort=True accepts that)")
                 last_s = float(block.arrival_s[-1])
             rows += block_rows
             dropped += block_rows - int(block.kept.sum()) if block.kept is not None else 0
@@ -163,11 +165,6 @@ def _spooled(path: Path, file: _File, spool: Spool, any_order: bool, progress: P
     if rows == dropped:
         raise TraceError(path, 0, "no requests" if not rows else f"no requests but {dropped} failed ones")
     return dropped
-
-
-def _gap(block: Block, row: int, last_s: float) -> str:
-    before_s = float(block.arrival_s[row - 1]) if row else last_s
-    return f"{before_s - float(block.arrival_s[row]):.6g} s"
 
 
 def _trace(name: str, columns: dict[str, NDArray[Any]], dropped: int, owned: TemporaryDirectory[str] | None) -> Trace:

@@ -47,6 +47,15 @@ def _usd(value: float) -> str:
     return f"{value:.6f}" if value >= 1e-6 or not value else f"{value:.1e}"
 
 
+def _bid_in_words(offer: str, bid: dict[str, Any]) -> str:
+    if bid["solved_s_ago"] is None:
+        return f"{offer}: about {bid['wait_s']:.2f} s in line; its time has no price yet."
+    return (
+        f"{offer}: about {bid['wait_s']:.2f} s in line; its time costs ${_usd(bid['usd_per_replica_s'])} a replica-second, "
+        f"${_usd(bid['price_usd'])} for this request (solved {bid['solved_s_ago']:.0f} s ago)."
+    )
+
+
 def _show(answer: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
@@ -65,6 +74,9 @@ def _show(answer: dict[str, Any]) -> None:
             "Merit order, cheapest expected cost first; tokens and energy are avoidable money, the rest is worth in USD."
         )
         console.print(table)
+    for quote in answer["merit_order"]:
+        if quote.get("bid"):
+            console.print(_bid_in_words(quote["offer"], quote["bid"]), highlight=False, soft_wrap=True)
     for rejection in answer["rejected"]:
         console.print(f"rejected: {rejection['offer']}: {rejection['reason']}", highlight=False)
     chosen, request = answer["decision"], answer["request"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
 
 from serving.gate import wire
-from serving.gate.wire import Bounced, Enter, Granted, Hello, Leave
+from serving.gate.wire import Began, Bounced, Enter, Granted, Hello, Leave
 
 log = logging.getLogger("baseload.gate")
 
@@ -41,10 +41,10 @@ class GateClient:
     def __init__(self, gateway: str, address: Callable[[], str | None], token: str) -> None:
         self._gateway, self._address, self._token = gateway, address, token
         self._held: dict[str, str] = {}
-        self._pending: dict[str, tuple[Enter, asyncio.Future[Grant]]] = {}
+        self._pending: dict[str, tuple[Enter, asyncio.Future[Grant], float]] = {}
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._task: asyncio.Task[None] | None = None
-        self._givebacks: set[asyncio.Task[None]] = set()
+        self._posts: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to connect, in the background."""
@@ -59,8 +59,9 @@ class GateClient:
 
     async def enter(self, message: Enter) -> Grant:
         """Wait for a slot, at most ``start_within_s``. Raises GateBounce. A cancelled wait gives its place back."""
-        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._pending[message.id] = (message, future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Grant] = loop.create_future()
+        self._pending[message.id] = (message, future, loop.time())
         try:
             if self._socket is not None:
                 await self._post(message)
@@ -76,6 +77,16 @@ class GateClient:
         finally:
             self._pending.pop(message.id, None)
         return grant
+
+    def began(self, ticket_id: str) -> None:
+        """The first token of a granted request is here. The client's stream does not wait for the gate to be told."""
+        if ticket_id in self._held:
+            self._soon(self._post(Began(ticket_id)))
+
+    def _soon(self, post: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(post)
+        self._posts.add(task)
+        task.add_done_callback(self._posts.discard)
 
     async def leave(self, ticket_id: str, unreachable: bool = False) -> None:
         """Give a granted slot back."""
@@ -117,8 +128,9 @@ class GateClient:
     async def _talk(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         await socket.send_bytes(wire.encode(Hello(self._gateway, self._held)))
         self._socket = socket
-        for message, _ in list(self._pending.values()):
-            await socket.send_bytes(wire.encode(message))
+        now_s = asyncio.get_running_loop().time()
+        for message, _, asked_s in list(self._pending.values()):
+            await socket.send_bytes(wire.encode(message.after(now_s - asked_s)))
         async for frame in socket:
             if frame.type is not aiohttp.WSMsgType.BINARY:
                 break
@@ -137,8 +149,6 @@ class GateClient:
                 waiting[1].set_result(Grant(answer.replica, answer.url))
             elif answer.id in self._held:
                 # Nobody waits for it any more: straight back, or the slot would be lost.
-                task = asyncio.create_task(self._give_back(answer.id))
-                self._givebacks.add(task)
-                task.add_done_callback(self._givebacks.discard)
+                self._soon(self._give_back(answer.id))
         elif isinstance(answer, Bounced) and waiting is not None and not waiting[1].done():
             waiting[1].set_exception(GateBounce(answer.reason, answer.retry_after_s))

@@ -17,12 +17,14 @@ from aiohttp import web
 
 from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool
+from scheduler.core.lanes import GateSettings
 from scheduler.core.supply import Usage
 from serving import control
 from serving.clock import now_s
 from serving.gate import engine_stats, wire
 from serving.gate.state import GateState, Messages
-from serving.gate.wire import EngineStats, Enter, GateReport, Hello, Leave, ReplicaInfo
+from serving.gate.wire import Began, EngineStats, Enter, GateAnswer, GateReport, Hello, Leave
+from serving.settings import core_policy, ttft_limits
 
 log = logging.getLogger("baseload.gate")
 
@@ -47,7 +49,17 @@ class GateServer:
         curve = pool.curve
         guess_s = curve.ttft_base_s + _TYPICAL.input_tokens / curve.prefill_tokens_per_s
         guess_s += _TYPICAL.output_tokens * (curve.itl_base_s + curve.itl_per_seq_s * curve.seqs_max)
-        self.state = GateState(curve.seqs_max, pool.gate.waiting_max, guess_s, pool.gate.hold_s_max)
+        settings = GateSettings(
+            slots=curve.seqs_max,
+            waiting_max=pool.gate.waiting_max,
+            service_s_guess=guess_s,
+            kv_tokens=curve.kv_tokens,
+            ttft_base_s=curve.ttft_base_s,
+            step_base_s=curve.itl_base_s,
+            step_per_seq_s=curve.itl_per_seq_s,
+            ttft_s_max=ttft_limits(config),
+        )
+        self.state = GateState(settings, core_policy(config), pool.gate.hold_s_max, pool.gate.holds)
         self._sockets: dict[str, web.WebSocketResponse] = {}
         self._controller_url = control.url(config)
         self._url = ""
@@ -80,7 +92,7 @@ class GateServer:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response(
-            {"pool": self._pool.name, "running": self.state.running, "waiting": self.state.waiting}
+            {"pool": self._pool.name, "running": self.state.pool.running, "waiting": self.state.pool.waiting}
         )
 
     async def _gateway(self, request: web.Request) -> web.StreamResponse:
@@ -104,6 +116,8 @@ class GateServer:
                     await self._send(self.state.hello(owner, received.held, now_s()))
                 elif isinstance(received, Enter):
                     await self._send(self.state.enter(owner, received, now_s()))
+                elif isinstance(received, Began):
+                    await self._send(self.state.began(received.id, now_s()))
                 elif isinstance(received, Leave):
                     await self._send(self.state.leave(received.id, now_s(), received.unreachable))
         finally:
@@ -129,13 +143,13 @@ class GateServer:
         started_s = now_s()
         while True:
             engines = self.state.urls()
+            unbegun = {replica_id: self.state.unbegun(replica_id) for replica_id in engines}
             results = await asyncio.gather(*(self._scrape(session, url) for url in engines.values()))
             for replica_id, stats in zip(engines, results, strict=True):
                 late = self._late[replica_id] = self._late.get(replica_id, 0) + 1 if stats is _LATE else 0
                 if not 0 < late < _LATE_MAX:
-                    await self._send(
-                        self.state.heard(replica_id, stats if isinstance(stats, EngineStats) else None, now_s())
-                    )
+                    known = stats if isinstance(stats, EngineStats) else None
+                    await self._send(self.state.heard(replica_id, known, now_s(), unbegun[replica_id]))
             self._late = {replica_id: late for replica_id, late in self._late.items() if replica_id in engines}
             if engines or now_s() - started_s > _SURVEY_S_MAX:
                 await self._send(self.state.surveyed(now_s()))
@@ -155,24 +169,35 @@ class GateServer:
 
     async def _report(self, session: aiohttp.ClientSession) -> None:
         while True:
-            demand, span_s = self.state.demand(now_s())
-            report = GateReport(
-                pool=self._pool.name,
-                url=self._url,
-                surveyed=self.state.is_surveyed,
-                replicas=self.state.healthy_replicas,
-                slots=self.state.slots,
-                running=self.state.running,
-                waiting=self.state.waiting,
-                service_s_mean=self.state.service_s_mean,
-                demand=demand,
-                demand_span_s=span_s,
-                engine=self.state.stats(),
-            )
-            announced = await control.post(
-                session, self._controller_url, "gates", report, self._token, list[ReplicaInfo]
-            )
-            if announced is not None:
-                replicas = self._static | {replica.id: replica.url for replica in announced}
-                await self._send(self.state.set_replicas(replicas, now_s()))
+            report = self.report()
+            answer = await control.post(session, self._controller_url, "gates", report, self._token, GateAnswer)
+            if answer is not None:
+                await self._send(self.hear(answer))
             await asyncio.sleep(_REPORT_S)
+
+    def report(self) -> GateReport:
+        """Exact state, as of now."""
+        state, now = self.state, now_s()
+        return GateReport(
+            pool=self._pool.name,
+            url=self._url,
+            surveyed=state.is_surveyed,
+            replicas=state.pool.healthy,
+            slots=state.pool.slots,
+            running=state.pool.running,
+            waiting=state.pool.waiting,
+            service_s_mean=state.pool.service_s_mean,
+            engine=state.stats(),
+            levels=state.levels(now),
+            ratio=state.pool.calibration.ratio,
+            admitted_per_s=state.admitted_per_s(now),
+            gated=state.holds,
+            bids_at_s=state.bids_at_s,
+        )
+
+    def hear(self, answer: GateAnswer) -> Messages:
+        """What the controller says: who is there, and bid curves where there are newer ones."""
+        if answer.bids is not None:
+            self.state.set_bids(answer.bids)
+        replicas = self._static | {replica.id: replica.url for replica in answer.replicas}
+        return self.state.set_replicas(replicas, now_s())

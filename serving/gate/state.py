@@ -1,75 +1,52 @@
-"""Who waits and who is held in front of one pool: synchronous, no I/O; every call returns the messages to send.
+"""Whose tickets they are: gateways, addresses and messages around ``scheduler.core.gate.PoolGate``, which judges.
 
-The judgement is ``scheduler.core.admission.admit``; this class keeps the exact state that it judges and makes sure that
-each ticket gets exactly one answer, that a freed slot wakes the next, and that a vanished gateway frees what it held.
+Synchronous, no I/O; every call returns the messages to send. This class makes sure that each ticket gets exactly one answer,
+that a vanished gateway frees what it held, and that nobody is sent away before the engines are known.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import math
 from dataclasses import dataclass, field
 
-from scheduler.core.admission import Admit, Bounce, Queue, Replica, Ticket, admit, least_loaded
+from scheduler.core import admission
+from scheduler.core.admission import Bounce, Ticket
+from scheduler.core.gate import PoolGate, Verdicts
+from scheduler.core.lanes import GateSettings, Grant
+from scheduler.core.market import Policy
 from serving.gate.tokens import TokenCounter
-from serving.gate.wire import Bounced, EngineStats, Enter, Granted, ToGateway
+from serving.gate.wire import Bids, Bounced, EngineStats, Enter, Granted, ToGateway, ticket_of
 
 Messages = list[tuple[str, ToGateway]]
 
-_DEMAND_MAX = 256
-_DEMAND_S = 30.0
-_SERVICE_WEIGHT = 0.05
+_RETRY_AFTER_S_MAX = 60.0
+_RATE_S = 5.0  # the window in which admitted work is averaged, fading
 
 
 @dataclass(slots=True)
 class _Engine:
     url: str
-    slots: int
-    healthy: bool = False
-    held: set[str] = field(default_factory=set)
     stats: EngineStats = field(default_factory=EngineStats)
 
 
-@dataclass(slots=True)
-class _Held:
-    owner: str
-    replica: str
-    since_s: float
-
-
 class GateState:
-    """State of one pool's gate. ``now_s`` is any clock that does not go back."""
+    """State of one pool's gate. ``now_s`` is any clock that does not go back.
 
-    def __init__(
-        self, slots_per_replica: int, waiting_max: int, service_s_guess: float, hold_s_max: float = 3600.0
-    ) -> None:
-        self._slots, self._waiting_max, self._hold_s_max = slots_per_replica, waiting_max, hold_s_max
-        self.service_s_mean = service_s_guess
+    ``holds`` False: engines that others use as well. Then every ticket is granted at once, within the bounds, and the
+    gate only counts: what waits, waits in the engine.
+    """
+
+    def __init__(self, settings: GateSettings, policy: Policy, hold_s_max: float = 3600.0, holds: bool = True) -> None:
+        self.pool = PoolGate(settings, policy)
+        self.holds, self.bids_at_s = holds, 0.0
+        self._waiting_max, self._ttft_base_s, self._hold_s_max = settings.waiting_max, settings.ttft_base_s, hold_s_max
         self._engines: dict[str, _Engine] = {}
-        self._held: dict[str, _Held] = {}
-        self._waiting: OrderedDict[str, tuple[Ticket, str]] = OrderedDict()
+        self._owners: dict[str, str] = {}
+        self._plain: set[str] = set()
         self._surveyed = False
-        self._demand: deque[tuple[float, float, float]] = deque(maxlen=_DEMAND_MAX)
         self._tokens = TokenCounter()
-
-    @property
-    def running(self) -> int:
-        """Tickets that hold a slot."""
-        return len(self._held)
-
-    @property
-    def waiting(self) -> int:
-        """Tickets that wait for one."""
-        return len(self._waiting)
-
-    @property
-    def healthy_replicas(self) -> int:
-        """Engines that answer."""
-        return sum(1 for engine in self._engines.values() if engine.healthy)
-
-    @property
-    def slots(self) -> int:
-        """Slots of the engines that answer."""
-        return sum(engine.slots for engine in self._engines.values() if engine.healthy)
+        self._admitted: tuple[float, float] | None = None
+        self._admitted_per_s = 0.0
 
     @property
     def is_surveyed(self) -> bool:
@@ -82,7 +59,7 @@ class GateState:
 
     def stats(self) -> EngineStats:
         """Queues of the engines that answer, KV usage as their mean; tokens of all since they were first seen."""
-        engines = [engine.stats for engine in self._engines.values() if engine.healthy]
+        engines = [self._engines[replica_id].stats for replica_id, lane in self.pool.lanes.items() if lane.healthy]
         return EngineStats(
             running=sum(e.running for e in engines),
             waiting=sum(e.waiting for e in engines),
@@ -93,140 +70,175 @@ class GateState:
             counts_tokens=any(e.counts_tokens for e in engines),
         )
 
-    def demand(self, now_s: float) -> tuple[list[tuple[float, float]], float]:
-        """Recent (usd_displaced, work_s) and the seconds they span."""
-        while self._demand and self._demand[0][0] < now_s - _DEMAND_S:
-            self._demand.popleft()
-        if not self._demand:
-            return [], 0.0
-        return [(usd, work_s) for _, usd, work_s in self._demand], max(1e-3, now_s - self._demand[0][0])
+    def levels(self, now_s: float) -> tuple[tuple[float, float, float], ...]:
+        """TTFT objective, wait and load of each line; none without an engine. Engines of others queue by themselves."""
+        pool = self.pool
+        if not pool.healthy:
+            return ()
+        queued_s = 0.0
+        if not self.holds:
+            queued_s = sum(self._own_queue(replica_id) for replica_id in pool.lanes) * pool.service_s_mean / pool.slots
+        return tuple((level.ttft_s_max, level.wait_s + queued_s, level.load) for level in pool.levels(now_s))
+
+    def _own_queue(self, replica_id: str) -> float:
+        lane = self.pool.lanes[replica_id]
+        return max(0.0, self._engines[replica_id].stats.waiting - len(lane.begun)) if lane.healthy else 0.0
+
+    def admitted_per_s(self, now_s: float) -> float:
+        """Calibrated replica-seconds of work that entered per second, lately; asked for now and then."""
+        work_s = self.pool.admitted_work_s
+        if self._admitted is not None and now_s > self._admitted[0]:
+            past_s = now_s - self._admitted[0]
+            rate = (work_s - self._admitted[1]) / past_s
+            self._admitted_per_s += (1.0 - math.exp(-past_s / _RATE_S)) * (rate - self._admitted_per_s)
+        self._admitted = (now_s, work_s)
+        return self._admitted_per_s * self.pool.calibration.ratio
 
     def enter(self, owner: str, message: Enter, now_s: float) -> Messages:
-        """A ticket arrives: admitted or bounced at once, or held until a slot frees or its time runs out."""
-        if message.id in self._held or message.id in self._waiting:
+        """A ticket arrives: granted or bounced at once, or held until an engine can begin or its time runs out."""
+        if self.pool.knows(message.id):
             return []
-        self._demand.append((now_s, message.usd_displaced, message.work_s))
-        ticket = Ticket(
-            message.id,
-            message.work_s,
-            message.usd_displaced,
-            now_s,
-            now_s + min(message.start_within_s, self._hold_s_max),
-        )
-        if not self._surveyed and len(self._waiting) < self._waiting_max:
+        self._owners[message.id] = owner
+        if not message.stream:
+            self._plain.add(message.id)
+        self._assume(now_s)
+        ticket = ticket_of(message, min(message.start_within_s, self._hold_s_max), now_s)
+        if not self.holds:
+            ticket = ticket._replace(leave_by_s=-math.inf)
+        if not self._surveyed and self.pool.waiting < self._waiting_max:
             # Just started: nobody knows yet which engines live, and a bounce would burst what the pool can take.
-            self._waiting[ticket.id] = (ticket, owner)
-            return []
-        verdict = admit(ticket, self._queue(), now_s)
-        if isinstance(verdict, Admit):
-            return [self._grant(ticket.id, owner, verdict.replica_id, now_s)]
-        if isinstance(verdict, Bounce):
-            return [(owner, Bounced(ticket.id, verdict.reason, verdict.retry_after_s))]
-        self._waiting[ticket.id] = (ticket, owner)
-        return []
+            return self._say(self.pool.wait(ticket, now_s))
+        if self.holds:
+            return self._say(self.pool.enter(ticket, now_s))
+        return self._say([self._at_once(ticket, now_s)])
+
+    def _at_once(self, ticket: Ticket, now_s: float) -> tuple[str, Grant | Bounce]:
+        """To the engine with the least to do, unless there is none or all have far too much."""
+        pool, ratio = self.pool, self.pool.calibration.ratio
+        healthy = [replica_id for replica_id, lane in pool.lanes.items() if lane.healthy]
+        if not healthy:
+            return ticket.id, Bounce(admission.NOBODY, 1.0)
+        if pool.running >= pool.slots + self._waiting_max:
+            return ticket.id, Bounce(admission.FULL, pool.service_s_mean)
+        pool.admitted_work_s += ticket.work_s
+        best = min(
+            healthy, key=lambda i: (len(pool.lanes[i].held) + self._own_queue(i), pool.lanes[i].backlog_s(now_s, ratio))
+        )
+        return pool.give(ticket, best, now_s)
+
+    def _assume(self, now_s: float) -> None:
+        """Plain answers show no first token: theirs is taken to come as predicted, or others would be kept for it."""
+        ratio = self.pool.calibration.ratio
+        for lane in self.pool.lanes.values():
+            while lane.begun:
+                ticket_id, begun = next(iter(lane.begun.items()))
+                due_s = lane.since_s + begun.prefill_s * ratio
+                if ticket_id not in self._plain or due_s > now_s:
+                    break
+                lane.first_token(ticket_id, due_s)
+
+    def began(self, ticket_id: str, now_s: float) -> Messages:
+        """Its first token was seen."""
+        return self._say(self.pool.first_token(ticket_id, now_s))
 
     def leave(self, ticket_id: str, now_s: float, unreachable: bool = False) -> Messages:
         """A ticket is done or gives up. Unknown ids are forgotten tickets: no error."""
-        self._waiting.pop(ticket_id, None)
-        return self._pump(now_s) if self._release(ticket_id, now_s, unreachable) else []
-
-    def _release(self, ticket_id: str, now_s: float, unreachable: bool = False) -> bool:
-        """Free a held slot without giving it to anybody yet; False where nothing was held."""
-        held = self._held.pop(ticket_id, None)
-        if held is None:
-            return False
-        engine = self._engines.get(held.replica)
-        if engine is not None:
-            engine.held.discard(ticket_id)
-            if unreachable:
-                engine.healthy = False
-        if not unreachable:
-            self.service_s_mean += _SERVICE_WEIGHT * (now_s - held.since_s - self.service_s_mean)
-        return True
+        self._assume(now_s)
+        self._owners.pop(ticket_id, None)
+        self._plain.discard(ticket_id)
+        messages: Messages = []
+        if unreachable:
+            for replica_id, lane in self.pool.lanes.items():
+                if ticket_id in lane.held:
+                    messages = self._say(self.pool.heard(replica_id, False, 0, now_s))
+        return messages + self._say(self.pool.leave(ticket_id, now_s, served=not unreachable))
 
     def hello(self, owner: str, held: dict[str, str], now_s: float) -> Messages:
         """A gateway (re)connects: what it holds is counted, what this gate thought it held and it does not is freed."""
-        for ticket_id in [i for i, h in self._held.items() if h.owner == owner and i not in held]:
-            self._release(ticket_id, now_s)
-        for ticket_id, replica in held.items():
-            self._held[ticket_id] = _Held(owner, replica, now_s)
-            if replica in self._engines:
-                self._engines[replica].held.add(ticket_id)
-        return self._pump(now_s)
+        for ticket_id, replica_id in held.items():
+            self._owners[ticket_id] = owner
+            self.pool.hold(Ticket(ticket_id, 0.0, math.inf, now_s, math.inf), replica_id, now_s)
+        waiting = {ticket.id for ticket in self.pool.tickets()}
+        kept = waiting.union(held)
+        return self._forget([i for i, who in self._owners.items() if who == owner and i not in kept], now_s)
 
     def gone(self, owner: str, now_s: float) -> Messages:
         """A gateway's connection broke: its engines' connections broke too, so all of its tickets are free."""
-        for ticket_id in [i for i, (_, who) in self._waiting.items() if who == owner]:
-            del self._waiting[ticket_id]
-        return self.hello(owner, {}, now_s)
+        mine = {ticket_id for ticket_id, who in self._owners.items() if who == owner}
+        waiting = [ticket.id for ticket in self.pool.tickets() if ticket.id in mine]
+        return self._forget([*waiting, *(mine - set(waiting))], now_s)  # those who wait first: nothing is given to them
+
+    def _forget(self, ticket_ids: list[str], now_s: float) -> Messages:
+        for ticket_id in ticket_ids:
+            del self._owners[ticket_id]
+            self._plain.discard(ticket_id)
+        return [message for i in ticket_ids for message in self._say(self.pool.leave(i, now_s, served=False))]
 
     def tick(self, now_s: float) -> Messages:
-        """Bounce those whose latest start has come; called some ten times a second."""
-        late = [(i, who) for i, (ticket, who) in self._waiting.items() if ticket.start_by_s <= now_s]
-        for ticket_id, _ in late:
-            del self._waiting[ticket_id]
-        wait_s = self._queue().wait_s() if self._engines else 1.0
-        late_messages: Messages = [(who, Bounced(i, "waited too long", min(wait_s, 60.0))) for i, who in late]
-        return late_messages + self._pump(now_s)
+        """Bounce those whose latest start has come, and those who make room; called some twenty times a second."""
+        self._assume(now_s)
+        return self._say(self.pool.tick(now_s))
+
+    def set_bids(self, bids: Bids) -> None:
+        """New bid curves from the controller."""
+        self.bids_at_s = bids.at_s
+        self.pool.set_bids(dict(bids.levels))
 
     def set_replicas(self, replicas: dict[str, str], now_s: float) -> Messages:
-        """The replicas that exist, id to url; new ones start unhealthy until their first sign of life."""
-        for gone in self._engines.keys() - replicas.keys():
-            del self._engines[gone]
+        """The replicas that exist, id to url; new ones, also at a known id, are silent until their first sign of life."""
+        self.pool.set_replicas(replicas)
+        engines, self._engines = self._engines, {}
         for replica_id, url in replicas.items():
-            known = self._engines.get(replica_id)
+            known = engines.get(replica_id)
             if known is None or known.url != url:
-                held = {i for i, h in self._held.items() if h.replica == replica_id}
-                self._engines[replica_id] = _Engine(url, self._slots, held=held)
+                known = _Engine(url)
+                self.pool.lanes[replica_id].healthy = False
+            self._engines[replica_id] = known
         self._tokens.keep({_place(replica_id, url) for replica_id, url in replicas.items()})
-        return self._pump(now_s)
+        return self._say(self.pool.pump(now_s))
 
     def surveyed(self, now_s: float) -> Messages:
         """Every engine that is known has been asked once: from now on a lack of engines is a fact."""
         if self._surveyed:
             return []
         self._surveyed = True
-        return self._nobody() if not self.healthy_replicas else self._pump(now_s)
+        return self._nobody_or(self.pool.pump(now_s))
 
-    def heard(self, replica_id: str, stats: EngineStats | None, now_s: float) -> Messages:
-        """Counters of an engine, or None where it did not answer."""
+    def unbegun(self, replica_id: str) -> int:
+        """Tickets that the engine was given and has not begun, as far as is known."""
+        lane = self.pool.lanes.get(replica_id)
+        return len(lane.begun) if lane is not None else 0
+
+    def heard(self, replica_id: str, stats: EngineStats | None, now_s: float, unbegun: int = 0) -> Messages:
+        """Counters of an engine, or None where it did not answer. ``unbegun``: as it was when the engine was asked."""
         engine = self._engines.get(replica_id)
         if engine is None:
             return []
-        engine.healthy = stats is not None
+        queued = 0
         if stats is not None:
             engine.stats = stats
             self._tokens.heard(_place(replica_id, engine.url), stats)
-        if not self.healthy_replicas and self._surveyed:
-            return self._nobody()
-        return self._pump(now_s)
+            # What began while the answer was on its way may be in its count, and was ours.
+            queued = int(stats.waiting) - max(0, unbegun - self.unbegun(replica_id)) if self.holds else 0
+        return self._nobody_or(self.pool.heard(replica_id, stats is not None, queued, now_s))
 
-    def _nobody(self) -> Messages:
-        """No engine lives: whoever waits is told to go elsewhere."""
-        waiting, self._waiting = self._waiting, OrderedDict()
-        return [(who, Bounced(i, "no healthy replica", 1.0)) for i, (_, who) in waiting.items()]
+    def _nobody_or(self, verdicts: Verdicts) -> Messages:
+        """After a survey without any living engine whoever waits is told to go elsewhere."""
+        if self._surveyed and not self.pool.healthy:
+            return self._say(self.pool.bounce_all(admission.NOBODY))
+        return self._say(verdicts)
 
-    def _pump(self, now_s: float) -> Messages:
+    def _say(self, verdicts: Verdicts) -> Messages:
         messages: Messages = []
-        while self._waiting:
-            best = least_loaded(self._queue().replicas)
-            if best is None:
-                break
-            ticket_id, (_, owner) = self._waiting.popitem(last=False)
-            messages.append(self._grant(ticket_id, owner, best.id, now_s))
+        for ticket_id, verdict in verdicts:
+            if isinstance(verdict, Grant):
+                granted = Granted(ticket_id, verdict.replica_id, self._engines[verdict.replica_id].url)
+                messages.append((self._owners[ticket_id], granted))
+            else:
+                retry_after_s = min(_RETRY_AFTER_S_MAX, verdict.retry_after_s)
+                self._plain.discard(ticket_id)
+                messages.append((self._owners.pop(ticket_id), Bounced(ticket_id, verdict.reason, retry_after_s)))
         return messages
-
-    def _grant(self, ticket_id: str, owner: str, replica_id: str, now_s: float) -> tuple[str, ToGateway]:
-        engine = self._engines[replica_id]
-        engine.held.add(ticket_id)
-        self._held[ticket_id] = _Held(owner, replica_id, now_s)
-        return owner, Granted(ticket_id, replica_id, engine.url)
-
-    def _queue(self) -> Queue:
-        replicas = tuple(
-            Replica(i, e.slots, len(e.held), int(e.stats.waiting), e.healthy) for i, e in self._engines.items()
-        )
-        return Queue(replicas, len(self._waiting), self._waiting_max, self.service_s_mean)
 
 
 def _place(replica_id: str, url: str) -> str:

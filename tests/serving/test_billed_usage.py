@@ -11,9 +11,11 @@ import pytest
 from scheduler.core.market import Decision, Outcome, Policy, Quote
 from scheduler.core.supply import Rate, Usage
 from serving.dispatcher import Dispatch, Services
+from serving.learned import Learned
 from serving.protocol import parse
 from serving.routes import Route
 from serving.sse import DONE
+from serving.tickets import Wants
 from serving.view import View
 from tests.support import virtual_time
 from tests.support.dispatch_cases import NO_USAGE, WORDS, event
@@ -56,6 +58,8 @@ def billed(plan: Plan, *, stream: bool = False, endpoint: str = "chat", leave_s:
             {},
             None,  # type: ignore[arg-type]  # whoever dispatches keeps the books
             Policy(attempts_max=1),
+            Learned(),
+            Wants(),
             clock,
         )
         dispatch = Dispatch(services, decision, parsed, "/v1/x", Client())  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 
 from pricing import board
+from scheduler.core.capacity import BidCurve, Level
 from scheduler.core.clearing import Observation, PoolObservation, clear
 from scheduler.core.market import Lease
 from scheduler.quality.triage import heuristic
@@ -24,11 +25,13 @@ from serving.accounting import Accountant
 from serving.dispatcher import Services
 from serving.gateway import Gateway
 from serving.intake import Reader
+from serving.learned import Learned
 from serving.ledger.records import Begin, End
 from serving.routes import routes
 from serving.settings import core_policy
 from serving.sse import DONE
 from serving.status import Status
+from serving.tickets import Wants
 from serving.view import EMPTY, Published, View
 from tests.support import virtual_time
 from tests.support.clients import Exchange
@@ -49,7 +52,9 @@ class World:
         priced = board.price(self.config, clock())
         self.offers = {o.id: o for o in priced.offers}
         ids = list(self.offers)
-        up = PoolObservation(1, 8, 0, 0, 0.1, clock())
+        curve = BidCurve((0.0, 1.0, 5.0), (0.0, -0.001, -0.1))
+        levels = (Level(5.0, 0.05, curve),)
+        up = PoolObservation(1, 8, 0, 0, 0.1, clock(), levels)
         states = {ids[i]: up for i, alive in enumerate(case.pools_up) if alive}
         lease = {} if case.lease is None else {BUDGETED: Lease(case.lease[0], START_S + case.lease[1])}
         policy = core_policy(self.config)
@@ -60,7 +65,7 @@ class World:
         self.gates = {p.name: FakeGate(list(case.gates[i])) for i, p in enumerate(self.config.pools)}
         self.journal = FakeJournal(case.begins_max)
         accountant = Accountant(self.journal, priced, "g")  # type: ignore[arg-type]
-        access = Access(self.config)
+        access, self.learned = Access(self.config), Learned()
         services = Services(
             self.view,
             routes(self.config, "token", {}),
@@ -68,9 +73,11 @@ class World:
             self.gates,
             accountant,
             policy,
+            self.learned,
+            Wants(),
             clock,  # type: ignore[arg-type]
         )
-        reader = Reader(self.config, access, heuristic, clock)
+        reader = Reader(self.config, access, heuristic, self.learned, clock)
         self.app = Gateway(self.config, access, reader, services, Status(self.view, accountant))
         self.first_bytes_s: dict[str, int] = {}  # tag -> number of calls made when the first bytes of a stream left
         self.exchanges = [self.exchange(f"q{i}", ask) for i, ask in enumerate(case.asks)]
@@ -142,21 +149,31 @@ def match_begins(world: World) -> dict[str, Begin]:
         decision_id = made.response_headers.get(b"x-baseload-decision-id", b"").decode()
         if decision_id:
             by_tag[f"q{i}"] = spare.pop(decision_id)
-    for i, (ask, made) in enumerate(zip(world.case.asks, world.exchanges, strict=True)):
-        if made.status is None and not ask.spoiled:
-            asked = (ask.tenant, ask.model, ask.is_stream, sorted(ask.zones_allowed()), ask.service_class)
-            for record in spare.values():
-                if (
-                    record.tenant,
-                    record.model_requested,
-                    record.stream,
-                    record.zones,
-                    record.service_class,
-                ) == asked and (abs(record.at_s - made.began_s) < 0.005):
-                    by_tag[f"q{i}"] = spare.pop(record.id)
-                    break
+    silent = [
+        f"q{i}" for i, made in enumerate(world.exchanges) if made.status is None and not world.case.asks[i].spoiled
+    ]
+    # Of requests that are alike: those that asked sources first, each the record that tells of most of the same.
+    for tag in sorted(silent, key=lambda tag: -len(world.calls_of(tag))):
+        ask, made = world.case.asks[int(tag[1:])], world.exchanges[int(tag[1:])]
+        asked = (ask.tenant, ask.model, ask.is_stream, sorted(ask.zones_allowed()), ask.service_class)
+        alike = [
+            record
+            for record in spare.values()
+            if (record.tenant, record.model_requested, record.stream, record.zones, record.service_class) == asked
+            and abs(record.at_s - made.began_s) < 0.005
+        ]
+        if alike:
+            by_tag[tag] = spare.pop(min(alike, key=lambda record: apart(world, tag, made, record)).id)
     assert not spare, "a request was recorded that nobody made"
     return by_tag
+
+
+def apart(world: World, tag: str, made: Exchange, record: Begin) -> tuple[int, float]:
+    """How little a record tells of this request: sources that only one of them knows, and seconds between the two ends."""
+    end = world.journal.ends[record.id]
+    called = {call.offer_id for call in world.calls_of(tag)}
+    named = {attempt.offer_id for attempt in end.attempts}
+    return len(called ^ named), abs(record.at_s + end.duration_s - made.ended_s)
 
 
 def check_zones(world: World, ask: Ask, tag: str) -> None:
@@ -252,7 +269,7 @@ def check_budget(world: World) -> None:
 def check_nothing_leaks(world: World) -> None:
     for load in world.view.load.offers.values():
         assert load.inflight == 0
-        assert load.new_since_snapshot >= 0
+        assert load.sent_s >= 0.0
     for tenant, usd in world.view.spent_usd().items():
         assert usd == pytest.approx(world.journal.usd_ended[tenant], abs=1e-9), "spent and recorded differ"
     assert all(not gate.held for gate in world.gates.values()), "a slot was kept"

@@ -1,26 +1,44 @@
-"""The gate's state under any order of events: one answer each, no slot lost, none given twice."""
+"""The gate's state under any order of events: one answer each, no slot lost, none given twice, no deadline passed over."""
 
 from __future__ import annotations
 
-import pytest
+import math
+from typing import Any
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from scheduler.core import admission
 from serving.gate.state import GateState, Messages
-from serving.gate.wire import Bounced, EngineStats, Enter, Granted
+from serving.gate.wire import Bounced, EngineStats, Granted
+from tests.support.gates import enter, gate_state, steep
 
 OWNERS = ("g0", "g1", "g2")
 REPLICAS = ("r0", "r1", "r2")
+LEVELS = (1.0, 4.0)
 owners, replicas = st.sampled_from(OWNERS), st.sampled_from(REPLICAS)
+QUEUED = 1000.0  # more than the gate ever gave
 
 
 class GateMachine(RuleBasedStateMachine):
-    """``waiting`` (in order of arrival), ``held`` and ``engines`` are what the world outside knows of the gate."""
+    """``waiting`` (in order of arrival), ``held`` and ``engines`` are what the world outside knows of the gate.
 
-    @initialize(slots=st.integers(1, 2), waiting_max=st.sampled_from([8, 3, 0]))
-    def start(self, slots: int, waiting_max: int) -> None:
+    ``asked``: what each ticket said of itself. ``prefill_s``: without it an engine begins at once with all it is given.
+    """
+
+    @initialize(
+        slots=st.integers(1, 2),
+        waiting_max=st.sampled_from([8, 3, 0]),
+        prefill_s=st.sampled_from([0.0, 0.0, 0.2]),
+        holds=st.sampled_from([True, True, True, False]),
+    )
+    def start(self, slots: int, waiting_max: int, prefill_s: float, holds: bool) -> None:
         self.slots, self.waiting_max, self.now_s = slots, waiting_max, 100.0
+        self.prefill_s, self.holds = prefill_s, holds
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.by_s: dict[str, float] = {}
+        self.leave_by_s: dict[str, float] = {}
         self.state = self.new_state()
         self.owner: dict[str, str] = {}
         self.start_by_s: dict[str, float] = {}
@@ -36,41 +54,97 @@ class GateMachine(RuleBasedStateMachine):
         self.survey()
 
     def new_state(self) -> GateState:
-        return GateState(self.slots, self.waiting_max, 0.5)
+        return gate_state(self.slots, self.waiting_max, 0.5, LEVELS, self.holds)
 
     def take(self, messages: Messages) -> None:
-        """What the gate says goes to the ticket's owner, once, and a grant goes to the longest waiter."""
+        """What the gate says goes to the ticket's owner, once; a grant to the earliest deadline, in order of arrival."""
         for owner, message in messages:
             assert owner == self.owner[message.id]
             self.answers[message.id] = self.answers.get(message.id, 0) + 1
             assert message.id in self.waiting, f"{message} to a ticket that does not wait"
             if isinstance(message, Granted):
-                assert self.waiting[0] == message.id, "a later ticket was served first"
+                if self.holds:
+                    assert self.next_of(self.level(message.id)) == message.id, "a later ticket was served first"
+                    heads = [self.next_of(level) for level in LEVELS]
+                    assert self.by_s[message.id] <= min(self.by_s[head] for head in heads if head)
                 url, healthy, queues = self.engines[message.replica]
                 assert healthy
-                assert not queues
+                assert not queues or not self.holds
                 assert message.url == url
                 self.held[message.id] = message.replica
             else:
                 assert isinstance(message, Bounced)
-                assert message.retry_after_s >= 0
+                assert 0.0 <= message.retry_after_s <= 60.0
+                if message.reason == admission.EVICTED:
+                    assert self.leave_by_s[message.id] >= self.now_s, "sent on when it was too late for that"
             self.waiting.remove(message.id)
+
+    def level(self, ticket: str) -> float:
+        return float(self.asked[ticket]["ttft_s_max"])
+
+    def next_of(self, level: float) -> str | None:
+        return next((ticket for ticket in self.waiting if self.level(ticket) == level), None)
+
+    def ask(self, owner: str, ticket: str) -> None:
+        """``ticket`` (again) asks for its slot; its times count from now."""
+        fields = self.asked[ticket]
+        self.waiting.append(ticket)
+        self.start_by_s[ticket] = self.now_s + fields["start_within_s"]
+        self.by_s[ticket] = self.now_s + fields["ttft_within_s"]
+        leave_s = fields["leave_within_s"]
+        self.leave_by_s[ticket] = -math.inf if leave_s is None else self.now_s + leave_s
+        self.take(enter(self.state, owner, ticket, self.now_s, **fields))
 
     def of(self, owner: str) -> list[str]:
         return [i for i in (*self.waiting, *self.held) if self.owner[i] == owner]
 
-    @rule(owner=owners, within_s=st.sampled_from([1e6, 1e6, 1e6, 5.0, 0.3, 0.0]))
-    def enter(self, owner: str, within_s: float) -> None:
+    @rule(
+        owner=owners,
+        within_s=st.sampled_from([1e6, 1e6, 1e6, 5.0, 0.3, 0.0]),
+        level=st.sampled_from(LEVELS),
+        leave_s=st.sampled_from([None, 0.5, 3.0]),
+        usd=st.sampled_from([None, 0.02, 0.001, -0.01]),
+        work_s=st.sampled_from([0.1, 1.0]),
+        stream=st.booleans(),
+    )
+    def enter(
+        self,
+        owner: str,
+        within_s: float,
+        level: float,
+        leave_s: float | None,
+        usd: float | None,
+        work_s: float,
+        stream: bool,
+    ) -> None:
         ticket = f"t{len(self.owner)}"
-        self.owner[ticket], self.start_by_s[ticket] = owner, self.now_s + within_s
-        self.waiting.append(ticket)
-        self.take(self.state.enter(owner, Enter(ticket, 0.1, 0.01, within_s), self.now_s))
+        self.owner[ticket] = owner
+        self.asked[ticket] = {
+            "start_within_s": within_s,
+            "usd_displaced": usd,
+            "prefill_s": self.prefill_s,
+            "ttft_s_max": level,
+            "ttft_within_s": level,
+            "leave_within_s": leave_s,
+            "work_s": work_s,
+            "stream": stream,
+        }
+        self.ask(owner, ticket)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def began(self, data: st.DataObject) -> None:
+        self.take(self.state.began(data.draw(st.sampled_from([*self.held])), self.now_s))
+
+    @rule(usd_per_s=st.sampled_from([0.0, 0.1, 1.0]), level=st.sampled_from(LEVELS))
+    def priced(self, usd_per_s: float, level: float) -> None:
+        self.state.set_bids(steep(usd_per_s, level))
 
     @precondition(lambda self: self.held or self.waiting)
     @rule(data=st.data())
     def enter_twice(self, data: st.DataObject) -> None:
         ticket = data.draw(st.sampled_from([*self.waiting, *self.held]))
-        assert self.state.enter(self.owner[ticket], Enter(ticket, 0.1, 0.01, 1.0), self.now_s) == []
+        assert enter(self.state, self.owner[ticket], ticket, self.now_s) == []
 
     @precondition(lambda self: self.held or self.waiting)
     @rule(data=st.data(), unreachable=st.booleans())
@@ -88,6 +162,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule()
     def leave_unknown(self) -> None:
         assert self.state.leave("never-seen", self.now_s) == []
+        assert self.state.began("never-seen", self.now_s) == []
 
     @rule(owner=owners)
     def gone(self, owner: str) -> None:
@@ -106,21 +181,22 @@ class GateMachine(RuleBasedStateMachine):
             del self.held[ticket]
         self.take(self.state.hello(owner, kept, self.now_s))
 
-    @rule(order=st.permutations(OWNERS))
-    def restart(self, order: list[str]) -> None:
+    @rule(order=st.permutations(OWNERS), told_late=st.booleans())
+    def restart(self, order: list[str], told_late: bool) -> None:
         """A new gate that knows nothing: replicas come up, gateways say what they hold and ask again for the rest."""
         self.state, self.known = self.new_state(), False
         waiting, self.waiting = self.waiting, []
         known, self.engines = self.engines, {}
-        self.set_replicas(sorted(known), 0)
         self.overfull |= set(REPLICAS)
+        if not told_late:
+            self.set_replicas(sorted(known), 0)
         for owner in order:
             mine = {i: r for i, r in self.held.items() if self.owner[i] == owner}
             self.take(self.state.hello(owner, mine, self.now_s))
             for ticket in [i for i in waiting if self.owner[i] == owner]:
-                self.waiting.append(ticket)
-                self.start_by_s[ticket] = self.now_s + 1.0
-                self.take(self.state.enter(owner, Enter(ticket, 0.1, 0.01, 1.0), self.now_s))
+                self.ask(owner, ticket)
+        if told_late:
+            self.set_replicas(sorted(known), 0)
 
     @rule()
     def survey(self) -> None:
@@ -133,12 +209,12 @@ class GateMachine(RuleBasedStateMachine):
         if self.known and not any(healthy for _, healthy, _ in self.engines.values()):
             assert not self.waiting, "waiting for engines that are all dead"
 
-    @rule(seconds=st.sampled_from([0.0, 0.25, 3.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.25, 0.9, 3.0]))
     def tick(self, seconds: float) -> None:
         self.now_s += seconds
-        due = [i for i in self.waiting if self.start_by_s[i] <= self.now_s]
+        due = {i for i in self.waiting if self.start_by_s[i] <= self.now_s}
         messages = self.state.tick(self.now_s)
-        assert [m.id for _, m in messages if isinstance(m, Bounced)] == due
+        assert {m.id for _, m in messages if isinstance(m, Bounced) and m.reason != admission.EVICTED} == due
         self.take(messages)
 
     @rule(
@@ -155,7 +231,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @rule(name=replicas, alive=st.sampled_from([True, True, True, False]), queues=st.sampled_from([False, False, True]))
     def heard(self, name: str, alive: bool, queues: bool) -> None:
-        stats = EngineStats(waiting=float(queues)) if alive else None
+        stats = EngineStats(waiting=QUEUED * queues) if alive else None
         if name in self.engines:
             url, _, before = self.engines[name]
             self.engines[name] = (url, alive, queues if alive else before)
@@ -171,16 +247,20 @@ class GateMachine(RuleBasedStateMachine):
         if not hasattr(self, "state"):
             return
         assert all(n == 1 for n in self.answers.values())
-        assert (self.state.running, self.state.waiting) == (len(self.held), len(self.waiting))
+        pool = self.state.pool
+        assert (pool.running, pool.waiting) == (len(self.held), len(self.waiting))
+        assert self.state._owners.keys() == {*self.held, *self.waiting}
+        assert self.state._plain <= self.state._owners.keys()
+        assert pool.calibration.margin <= 0.93
         healthy = [name for name, (_, alive, _) in self.engines.items() if alive]
-        assert (self.state.healthy_replicas, self.state.slots) == (len(healthy), len(healthy) * self.slots)
+        assert (pool.healthy, pool.slots) == (len(healthy), len(healthy) * self.slots)
 
     @invariant()
     def no_replica_holds_more_than_its_slots_and_the_queue_stays_within_its_bound(self) -> None:
         if not hasattr(self, "state"):
             return
         assert len(self.waiting) <= self.waiting_max
-        for name in REPLICAS:
+        for name in REPLICAS if self.holds else ():
             if self.held_on(name) <= self.slots:
                 self.overfull.discard(name)
             else:
@@ -188,7 +268,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_while_a_slot_is_free(self) -> None:
-        if getattr(self, "waiting", None) and self.known:
+        if getattr(self, "waiting", None) and self.known and self.prefill_s == 0.0:
             free = [
                 n for n, (_, up, queues) in self.engines.items() if up and not queues and self.held_on(n) < self.slots
             ]
@@ -205,106 +285,10 @@ class GateMachine(RuleBasedStateMachine):
         for ticket in list(self.held):
             del self.held[ticket]
             self.take(self.state.leave(ticket, self.now_s))
-        assert (self.state.running, self.state.waiting) == (0, 0)
+        assert (self.state.pool.running, self.state.pool.waiting) == (0, 0)
         for ticket in self.owner:
             assert self.answers.get(ticket, 0) == (0 if ticket in self.excused else 1), ticket
 
 
 TestGateMachine = GateMachine.TestCase
 TestGateMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
-
-
-def gate(slots: int = 1) -> GateState:
-    state = GateState(slots, 8, 1.0)
-    state.set_replicas({"r": "http://r"}, 0.0)
-    state.heard("r", EngineStats(), 0.0)
-    state.surveyed(0.0)
-    return state
-
-
-def enter(state: GateState, owner: str, ticket: str, now_s: float = 0.0) -> Messages:
-    return state.enter(owner, Enter(ticket, 0.1, 0.02, 60.0), now_s)
-
-
-def test_a_gateway_that_vanishes_frees_its_slot_for_another_gateways_waiter() -> None:
-    state = gate()
-    assert enter(state, "a", "1") == [("a", Granted("1", "r", "http://r"))]
-    assert enter(state, "b", "2") == []
-    assert state.gone("a", 1.0) == [("b", Granted("2", "r", "http://r"))]
-
-
-def test_a_gateway_that_comes_back_with_a_ticket_fewer_frees_its_slot_for_a_waiter() -> None:
-    state = gate(slots=2)
-    enter(state, "a", "1")
-    enter(state, "a", "2")
-    enter(state, "b", "3")
-    enter(state, "b", "4")
-    assert state.hello("a", {"2": "r"}, 1.0) == [("b", Granted("3", "r", "http://r"))]
-    assert state.waiting == 1
-
-
-def test_a_replica_that_moves_to_another_address_still_counts_what_it_holds() -> None:
-    state = gate()
-    enter(state, "a", "1")
-    enter(state, "a", "2")
-    assert state.set_replicas({"r": "http://elsewhere"}, 1.0) == []
-    assert state.heard("r", EngineStats(), 1.0) == []
-    assert state.leave("1", 2.0) == [("a", Granted("2", "r", "http://elsewhere"))]
-
-
-def test_a_new_replica_gets_nothing_before_its_first_sign_of_life() -> None:
-    state = GateState(4, 8, 1.0)
-    state.set_replicas({"r": "http://r"}, 0.0)
-    state.surveyed(0.0)
-    assert state.slots == 0
-    ((_, answer),) = enter(state, "a", "1")
-    assert isinstance(answer, Bounced)
-    assert answer.reason == "no healthy replica"
-
-
-def test_a_gate_that_has_just_started_bounces_nobody_before_it_knows_its_engines() -> None:
-    state = GateState(1, 1, 1.0)
-    state.set_replicas({"r": "http://r", "s": "http://s"}, 0.0)
-    assert enter(state, "a", "1") == []
-    ((_, full),) = enter(state, "a", "2")
-    assert isinstance(full, Bounced)
-    assert state.heard("r", None, 0.0) == []
-    assert state.heard("s", EngineStats(), 0.0) == [("a", Granted("1", "s", "http://s"))]
-    dead = GateState(1, 8, 1.0)
-    assert enter(dead, "a", "1") == []
-    assert dead.surveyed(0.0) == [("a", Bounced("1", "no healthy replica", 1.0))]
-    assert dead.surveyed(0.0) == []
-
-
-def test_the_mean_time_of_service_is_learned_from_those_that_leave_and_not_from_broken_ones() -> None:
-    state = gate()
-    enter(state, "a", "1")
-    state.leave("1", 3.0)
-    assert state.service_s_mean == pytest.approx(1.0 + 0.05 * 2.0)
-    enter(state, "a", "2", 3.0)
-    state.leave("2", 90.0, unreachable=True)
-    assert state.service_s_mean == pytest.approx(1.1)
-
-
-def test_demand_is_a_bounded_and_recent_sample_with_the_seconds_it_spans() -> None:
-    state = gate()
-    assert state.demand(5.0) == ([], 0.0)
-    for i in range(300):
-        enter(state, "a", str(i), i * 0.0625)
-    sample, span_s = state.demand(300 * 0.0625)
-    assert sample == [(0.02, 0.1)] * 256
-    assert span_s == (300 - 44) * 0.0625
-    sample, span_s = state.demand(30.0 + 298 * 0.0625)
-    assert (sample, span_s) == ([(0.02, 0.1)] * 2, 30.0)
-    assert state.demand(100.0) == ([], 0.0)
-
-
-def test_queues_of_engines_add_up_and_sick_ones_do_not_count() -> None:
-    state = GateState(4, 8, 1.0)
-    state.set_replicas({"a": "u", "b": "v", "c": "w"}, 0.0)
-    state.heard("a", EngineStats(1, 2, 0.5), 0.0)
-    state.heard("b", EngineStats(3, 4, 0.1), 0.0)
-    assert state.stats() == EngineStats(4, 6, pytest.approx(0.3))
-    state.heard("b", None, 0.0)
-    assert state.stats() == EngineStats(1, 2, 0.5)
-    assert state.heard("nobody", EngineStats(), 0.0) == []

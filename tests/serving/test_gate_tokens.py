@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serving.gate.engine_stats import parse
 from serving.gate.state import GateState
 from serving.gate.wire import EngineStats
+from tests.support.gates import gate_state
 
 
 def counted(prompt: float, generated: float, cached: float = 0.0) -> EngineStats:
@@ -17,7 +18,7 @@ def counted(prompt: float, generated: float, cached: float = 0.0) -> EngineStats
 
 
 def gate(*names: str) -> GateState:
-    state = GateState(4, 8, 1.0)
+    state = gate_state(4)
     state.set_replicas({name: f"http://{name}" for name in names}, 0.0)
     return state
 

@@ -74,7 +74,7 @@ class Place:
         session = await self._running.enter_async_context(aiohttp.ClientSession())
         for loop in (self.gate._tick(), self.gate._poll(session)):
             self._running.push_async_callback(ended, asyncio.create_task(loop))
-        await until(lambda: self.gate.state.slots == self._slots)
+        await until(lambda: self.gate.state.pool.slots == self._slots)
 
     async def stop_gate(self) -> None:
         if self._running is not None:
@@ -88,7 +88,7 @@ class Place:
         return client
 
     def counts(self, running: int, waiting: int) -> Callable[[], bool]:
-        return lambda: (self.gate.state.running, self.gate.state.waiting) == (running, waiting)
+        return lambda: (self.gate.state.pool.running, self.gate.state.pool.waiting) == (running, waiting)
 
 
 async def ended(task: asyncio.Task[Any]) -> None:
@@ -145,7 +145,7 @@ def test_a_full_queue_and_a_wait_that_ends_both_bounce() -> None:
         await gateway.enter(ticket("1"))
         with pytest.raises(GateBounce, match="too late"):
             await gateway.enter(ticket("2", within_s=0.0))
-        place.gate.state.service_s_mean = 0.01  # a short wait is promised, and the slot is kept
+        place.gate.state.pool.service_s_mean = 0.01  # a short wait is promised, and the slot is kept
         waiting = asyncio.create_task(gateway.enter(ticket("3", within_s=0.3)))
         await until(place.counts(1, 1))
         with pytest.raises(GateBounce, match="queue is full"):
@@ -236,7 +236,7 @@ def test_an_engine_that_stops_answering_sends_its_waiters_elsewhere_and_comes_ba
             await waiting
         await gateway.leave("1")
         place.engine.alive = True
-        await until(lambda: place.gate.state.healthy_replicas == 1)
+        await until(lambda: place.gate.state.pool.healthy == 1)
         await gateway.enter(ticket("3"))
 
     run(test)
@@ -261,7 +261,7 @@ def test_a_replica_that_refused_the_connection_is_left_alone_until_it_answers_ag
         await gateway.enter(ticket("1"))
         place.engine.alive = False
         await gateway.leave("1", unreachable=True)
-        await until(lambda: (place.gate.state.running, place.gate.state.healthy_replicas) == (0, 0))
+        await until(lambda: (place.gate.state.pool.running, place.gate.state.pool.healthy) == (0, 0))
         with pytest.raises(GateBounce, match="no healthy replica"):
             await gateway.enter(ticket("2"))
 

@@ -187,7 +187,7 @@ def test_zones_can_be_narrowed_and_never_widened(here: Town) -> None:
 
 
 def test_a_cost_limit_holds_for_every_source(here: Town) -> None:
-    dear = here.gateway.explain()["merit_order"][1]["usd_avoidable"]
+    dear = here.gateway.explain()["merit_order"][1]["usd_at_most"]
     limited = here.gateway.explain(headers={"x-baseload-usd-max": str(dear * 0.75)})
     assert [quote["offer"] for quote in limited["merit_order"]] == ["east/frontier"]
     here.east.change(outage="503")

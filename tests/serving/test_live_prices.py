@@ -47,9 +47,9 @@ class Market:
         return offer is not None and offer.usd_per_mtok.input == pytest.approx(usd_per_mtok) and offer
 
     def quoted(self) -> float | None:
-        """What a request would be quoted for it, or None where it is not on the market."""
+        """What a request would be quoted for it at most, or None where it is not on the market."""
         order = self.gateway.explain(model="frontier", max_tokens=100)["merit_order"]
-        return next((quote["usd_avoidable"] for quote in order if quote["offer"] == OFFER), None)
+        return next((quote["usd_at_most"] for quote in order if quote["offer"] == OFFER), None)
 
 
 @pytest.fixture(scope="module")

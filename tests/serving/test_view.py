@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core import constraints
+from scheduler.core.capacity import Capacity
 from scheduler.core.market import Lease, Market, OfferLoad, Outcome, Policy
-from scheduler.core.supply import Capacity, Offer, Usage
+from scheduler.core.supply import Offer, Usage
 from serving.view import Published, View, on_our_clock
 from tests.support.markets import NOW_S, api, offer, request
 
@@ -85,13 +86,13 @@ def test_what_begins_and_ends_leaves_no_load_behind_and_exactly_its_cost(attempt
 def test_a_newer_snapshot_of_a_pool_contains_what_was_sent_before_it(view: View) -> None:
     view.publish(published(SPOT, CLOUD))
     for sent in (SPOT, SPOT, CLOUD):
-        view.begin(sent, "t", 0.0)
-    assert view.load.offers["pool/m"].new_since_snapshot == 2
+        view.begin(sent, "t", 0.0, work_s=0.5)
+    assert (view.load.offers["pool/m"].sent_s, view.load.offers["cloud/m"].sent_s) == (1.0, 0.0)
     view.publish(published(SPOT, CLOUD, version=2))  # a new market with the same old report of the pool
-    assert view.load.offers["pool/m"].new_since_snapshot == 2
+    assert view.load.offers["pool/m"].sent_s == 1.0
     newer = offer("pool/m", capacity=Capacity(1, 8, 2, 0, 1.0, as_of_s=NOW_S + 1))
     view.publish(published(newer, CLOUD, version=3))
-    assert (view.load.offers["pool/m"].new_since_snapshot, view.load.offers["pool/m"].inflight) == (0, 2)
+    assert (view.load.offers["pool/m"].sent_s, view.load.offers["pool/m"].inflight) == (0.0, 2)
     assert (view.market.version, view.gates) == (3, {"pool": "http://gate"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serving.gate.client import GateBounce, Grant
-from serving.gate.wire import Enter
+from serving.gate.wire import Enter, decode_to_gate, encode
 from serving.ledger.errors import LedgerFull
 from serving.ledger.records import Begin, End, Record, decode
 from serving.routes import Route
@@ -109,11 +110,15 @@ class FakeGate:
     def __init__(self, plans: list[GatePlan]) -> None:
         self._plans = list(plans)
         self.held: set[str] = set()
+        self.begun: set[str] = set()
+        self.asked: list[Enter] = []
         self.unreachable = 0
 
     async def enter(self, message: Enter) -> Grant:
         assert message.id not in self.held, "a request takes two slots"
         assert message.start_within_s >= 0.0
+        assert math.isfinite(message.work_s) and message.work_s >= 0.0
+        self.asked.append(decode_to_gate(encode(message)))  # type: ignore[arg-type]
         plan = self._plans.pop(0) if len(self._plans) > 1 else self._plans[0]
         if plan.verdict == "silence":
             await asyncio.sleep(message.start_within_s + 0.25)
@@ -123,6 +128,11 @@ class FakeGate:
             raise GateBounce("the pool's queue is full", 0.5)
         self.held.add(message.id)
         return Grant("r0", "http://r0")
+
+    def began(self, ticket_id: str) -> None:
+        assert ticket_id in self.held
+        assert ticket_id not in self.begun, "a first token is told once"
+        self.begun.add(ticket_id)
 
     async def leave(self, ticket_id: str, unreachable: bool = False) -> None:
         self.unreachable += unreachable and ticket_id in self.held

@@ -7,8 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from scheduler.core.capacity import BidCurve, Capacity, Level
 from scheduler.core.market import Lease, Load, Market, OfferLoad, Policy, Request, ServiceClass
-from scheduler.core.supply import BidCurve, Capacity, FixedCost, Offer, Quality, Rate, ServiceCurve, Tier, Usage
+from scheduler.core.supply import FixedCost, Offer, Quality, Rate, ServiceCurve, Tier, Usage
 
 NOW_S = 1_000.0
 ZONES = ("home", "cloud", "far")
@@ -100,6 +101,7 @@ def curves(draw: st.DrawFn) -> ServiceCurve:
         itl_per_seq_s=draw(st.floats(0.0, 0.01)),
         seqs_max=draw(st.integers(1, 256)),
         ttft_base_s=draw(st.floats(0.0, 2.0)),
+        kv_tokens=draw(st.sampled_from([0, 1_000, 1_000_000])),
     )
 
 
@@ -111,6 +113,16 @@ def bid_curves(draw: st.DrawFn) -> BidCurve:
 
 
 @st.composite
+def levels(draw: st.DrawFn) -> tuple[Level, ...]:
+    """A staircase: objectives ascend, and whoever is less urgent waits as long or longer."""
+    limits = sorted(draw(st.sets(st.sampled_from([0.5, 1.0, 2.0, 5.0, 30.0, 1e9]), max_size=3)))
+    waits = sorted(draw(st.floats(0.0, 60.0)) for _ in limits)
+    return tuple(
+        Level(limit_s, wait_s, draw(st.none() | bid_curves())) for limit_s, wait_s in zip(limits, waits, strict=True)
+    )
+
+
+@st.composite
 def capacities(draw: st.DrawFn) -> Capacity:
     count = st.integers(0, 50)
     return Capacity(
@@ -119,8 +131,11 @@ def capacities(draw: st.DrawFn) -> Capacity:
         running=draw(count),
         waiting=draw(count),
         service_s_mean=draw(st.floats(0.0, 20.0)),
-        as_of_s=NOW_S,
-        bid=draw(st.none() | bid_curves()),
+        as_of_s=NOW_S - draw(st.sampled_from([0.0, 0.5, 3.0])),
+        levels=draw(levels()),
+        gated=draw(st.booleans()),
+        admitted_per_s=draw(st.floats(0.0, 10.0)),
+        kv_usage=draw(st.floats(0.0, 1.0)),
     )
 
 
@@ -152,7 +167,8 @@ def loads(draw: st.DrawFn, offer_ids: list[str]) -> Load:
     here = {
         offer_id: OfferLoad(
             inflight=draw(st.integers(0, 6)),
-            new_since_snapshot=draw(st.integers(0, 20)),
+            sent_s=draw(st.floats(0.0, 20.0)),
+            sent_at_s=NOW_S - draw(st.sampled_from([0.0, 1.0])),
             requests_last_min=draw(st.integers(0, 6)),
             cooldown_until_s=draw(st.sampled_from([0.0, NOW_S, NOW_S + 1.0])),
             ttft_ratio=draw(st.floats(0.1, 10.0)),

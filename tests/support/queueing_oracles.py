@@ -4,8 +4,8 @@
     M/G/1   E[W] = λ·E[S²] / (2·(1 - ρ))                                   Pollaczek-Khinchine; Kleinrock I, ch. 5
 
 Rates are per second, times in seconds. ``wait`` is the time in the queue, before service. A load of 1 or more has no steady
-state and raises ``ValueError``. Two recursions follow a given sequence of customers exactly: they are the opinion to compare a
-simulator with customer by customer.
+state and raises ``ValueError``. Two recursions follow a given sequence of customers exactly, so that a simulator can be
+compared customer by customer.
 """
 
 from __future__ import annotations

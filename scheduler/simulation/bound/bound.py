@@ -1,8 +1,7 @@
 """The clairvoyant bound on a whole site: the least that any schedule can have paid for these requests, in USD.
 
 Where every request may use one pool at most, pools share nothing but the allowance of late requests, and each is solved
-exactly (``pool.py``). Otherwise prices come from the slotted form (``slotted.py``); what they prove is then taken request
-by request, so that no grouping or slot of that form is left in the bound.
+exactly (``pool.py``). Otherwise prices of all pools are sought together (``joint.py``).
 """
 
 from __future__ import annotations
@@ -11,59 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.simulation.bound.dual import Work, allow_late
+from scheduler.simulation.bound.dual import allow_late
 from scheduler.simulation.bound.edf import Steps
-from scheduler.simulation.bound.pool import PoolBound, constant, late_requests_max, pool_bound
+from scheduler.simulation.bound.joint import joint
+from scheduler.simulation.bound.pool import PoolBound, late_requests_max, pool_bound
+from scheduler.simulation.bound.site import BoundPools, BoundRequests
 
-
-@dataclass(frozen=True, slots=True)
-class BoundRequests:
-    """What is known about n requests and K pools once everything is over.
-
-    ``[n]``: ``arrival_s`` (ascending or not), ``ttft_s`` (limit on the time to the first token), ``late_s`` (when a late
-    request has to be done, counted from its arrival), ``usd_elsewhere`` (the cheapest admissible API; infinite if the
-    request may not leave). ``[n, K]``: ``energy_usd``, ``prefill_work_s`` and ``decode_work_s`` (replica-seconds),
-    ``decode_s`` (what decoding may take after the limit of the first token), ``eligible``.
-    """
-
-    arrival_s: np.ndarray
-    ttft_s: np.ndarray
-    late_s: np.ndarray
-    usd_elsewhere: np.ndarray
-    energy_usd: np.ndarray
-    prefill_work_s: np.ndarray
-    decode_work_s: np.ndarray
-    decode_s: np.ndarray
-    eligible: np.ndarray
-
-    def on_pool(self, pool: int, rows: np.ndarray) -> Work:
-        """Those requests as work for one pool."""
-        elsewhere, energy = self.usd_elsewhere[rows], self.energy_usd[rows, pool]
-        forced = np.isinf(elsewhere)
-        prefill = self.prefill_work_s[rows, pool]
-        return Work(
-            arrival_s=self.arrival_s[rows],
-            ttft_s=self.ttft_s[rows],
-            decode_s=self.decode_s[rows, pool],
-            late_s=self.late_s[rows],
-            prefill_work_s=prefill,
-            decode_work_s=self.decode_work_s[rows, pool],
-            usd_saved=np.where(forced, 0.0, elsewhere - energy),
-            forced=forced,
-            on_time=prefill <= self.ttft_s[rows],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class BoundPools:
-    """``capacity[k]``: replica-seconds per second of pool k (its replicas), over the time of the trace."""
-
-    capacity: tuple[Steps, ...]
-
-    @classmethod
-    def fixed(cls, replicas: np.ndarray, from_s: float) -> BoundPools:
-        """Pools whose replicas never change, from ``from_s`` on."""
-        return cls(tuple(constant(float(count), from_s) for count in replicas))
+__all__ = ["Bound", "BoundPools", "BoundRequests", "clairvoyant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +48,8 @@ def clairvoyant(requests: BoundRequests, pools: BoundPools, allowance: float) ->
     """
     if (requests.eligible.sum(axis=1) <= 1).all():
         return _separate(requests, pools, allowance)
-    raise NotImplementedError
+    found = joint(requests, pools.capacity, late_requests_max(len(requests.arrival_s), allowance))
+    return _account(requests, found.accepted, found.late_requests, found.usd_saved, found.prices, "prices of all pools")
 
 
 def _separate(requests: BoundRequests, pools: BoundPools, allowance: float) -> Bound:
@@ -109,7 +63,7 @@ def _separate(requests: BoundRequests, pools: BoundPools, allowance: float) -> B
         accepted[rows, k], gain_usd[rows] = bound.accepted, bound.late_gain_usd
         solved.append(bound)
     late = allow_late(gain_usd, late_requests_max(count, allowance))
-    accepted[late, requests.eligible[late].argmax(axis=1)] = 1.0
+    accepted[late] = requests.eligible[late]  # the one pool that each of them has
     saved_usd = sum(bound.usd_saved_on_time for bound in solved) + float(gain_usd[late].sum())
     return _account(requests, accepted, late, saved_usd, tuple(bound.price for bound in solved), "greedy by pool")
 

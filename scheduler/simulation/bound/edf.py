@@ -113,7 +113,7 @@ def place(pieces: Pieces, delta_s: np.ndarray, capacity: Steps) -> Placed:
 
 
 @njit(cache=True)
-def _unpriced(after, instant):
+def _unpriced(after: np.ndarray, instant: int) -> int:
     """The first instant at or after ``instant`` whose stretch has no price yet; shortens the way for the next call."""
     root = instant
     while after[root] != root:
@@ -125,9 +125,19 @@ def _unpriced(after, instant):
 
 @njit(cache=True)
 def _place(
-    order, arrival_at, deadline_at, classes, work_s, density, room_arrivals, room_deadlines, arrival_instant,
-    deadline_instant, instants, k_max,
-):  # fmt: skip
+    order: np.ndarray,
+    arrival_at: np.ndarray,
+    deadline_at: np.ndarray,
+    classes: np.ndarray,
+    work_s: np.ndarray,
+    density: np.ndarray,
+    room_arrivals: np.ndarray,
+    room_deadlines: np.ndarray,
+    arrival_instant: np.ndarray,
+    deadline_instant: np.ndarray,
+    instants: int,
+    k_max: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """The greedy on indices: see the module. Returns served work by piece, and a price by stretch between instants."""
     ends = grow(room_deadlines, k_max)  # G_k
     starts = grow(-room_arrivals, k_max)  # -H_k: one kind of tree serves both

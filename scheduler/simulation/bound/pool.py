@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.simulation.bound.dual import Work, allow_late, capacity_usd, certificate_usd, surplus_usd
-from scheduler.simulation.bound.edf import CLASSES_MAX, Pieces, Placed, Steps, place, round_up
+from scheduler.simulation.bound.edf import CLASSES_MAX, Pieces, Steps, place, round_up
 
 
 @dataclass(frozen=True, slots=True)
 class PoolBound:
     """No schedule of a pool saves more.
 
-    ``usd_saved``: with the allowance of late requests; ``usd_saved_on_time``: without any. ``usd_saved_relaxed``: what the
+    ``usd_saved``: with the allowance of late requests; ``usd_saved_on_time``: without any. ``usd_saved_primal``: what the
     greedy saves with prefill and decode taken apart, and ``usd_saved_certificate``: the proof of that, equal up to
     rounding. ``accepted``: share of each request's work that the greedy serves on time. ``price``: USD per
     replica-second. ``late_requests``: indices of the requests for which being late is worth most.
@@ -29,7 +29,7 @@ class PoolBound:
 
     usd_saved: float
     usd_saved_on_time: float
-    usd_saved_relaxed: float
+    usd_saved_primal: float
     usd_saved_certificate: float
     accepted: np.ndarray
     price: Steps
@@ -71,7 +71,7 @@ def pool_bound(work: Work, capacity: Steps, allowance: float) -> PoolBound:
     return PoolBound(
         usd_saved=saved_usd + float(gain_usd[late].sum()),
         usd_saved_on_time=saved_usd,
-        usd_saved_relaxed=relaxed_usd,
+        usd_saved_primal=relaxed_usd,
         usd_saved_certificate=idle_usd + certificate_usd(pieces, delta_s, capacity, placed),
         accepted=accepted,
         price=placed.price,

@@ -24,7 +24,7 @@ class Tree(NamedTuple):
 
 
 @njit(cache=True)
-def _renew_block(tree, block, first):
+def _renew_block(tree: Tree, block: int, first: int) -> None:
     """Recompute one leaf for the arrays from ``first`` on."""
     points, arrays = tree.entries.shape
     node = tree.sums.shape[0] // 2 + block
@@ -39,7 +39,7 @@ def _renew_block(tree, block, first):
 
 
 @njit(cache=True)
-def _renew_node(tree, node, first):
+def _renew_node(tree: Tree, node: int, first: int) -> None:
     """Recompute one inner node from its two children."""
     left, right = 2 * node, 2 * node + 1
     for k in range(first, tree.sums.shape[1]):
@@ -48,7 +48,7 @@ def _renew_node(tree, node, first):
 
 
 @njit(cache=True)
-def grow(prefix, arrays):
+def grow(prefix: np.ndarray, arrays: int) -> Tree:
     """A tree whose ``arrays`` arrays all have the prefix sums ``prefix``."""
     points = prefix.shape[0]
     blocks = 1
@@ -65,7 +65,7 @@ def grow(prefix, arrays):
 
 
 @njit(cache=True)
-def add(tree, at, first, amount):
+def add(tree: Tree, at: int, first: int, amount: float) -> None:
     """Add ``amount`` to all prefix sums at ``at`` and later, in the arrays from ``first`` on."""
     if at >= tree.entries.shape[0]:
         return
@@ -79,7 +79,7 @@ def add(tree, at, first, amount):
 
 
 @njit(cache=True)
-def _block_mins(tree, begin, frm, until, first, out):
+def _block_mins(tree: Tree, begin: int, frm: int, until: int, first: int, out: np.ndarray) -> None:
     """Least prefix sum at ``[frm, until)`` of each array, counted from ``begin``, into ``out``."""
     arrays = tree.sums.shape[1]
     for k in range(first, arrays):
@@ -92,7 +92,7 @@ def _block_mins(tree, begin, frm, until, first, out):
 
 
 @njit(cache=True)
-def least_from(tree, at, first, out):
+def least_from(tree: Tree, at: int, first: int, out: np.ndarray) -> None:
     """Least prefix sum at ``at`` or later, for the arrays from ``first`` on, into ``out``."""
     points, arrays = tree.entries.shape
     block = at // BLOCK
@@ -109,7 +109,7 @@ def least_from(tree, at, first, out):
 
 
 @njit(cache=True)
-def least_until(tree, at, first, out):
+def least_until(tree: Tree, at: int, first: int, out: np.ndarray) -> None:
     """Least prefix sum at ``at`` or earlier, for the arrays from ``first`` on, into ``out``."""
     arrays = tree.sums.shape[1]
     block = at // BLOCK
@@ -123,7 +123,7 @@ def least_until(tree, at, first, out):
 
 
 @njit(cache=True)
-def where_least(tree, k, begin, until):
+def where_least(tree: Tree, k: int, begin: int, until: int) -> int:
     """Where array ``k`` has its least prefix sum in ``[begin, until)``: the root first, then what may still be less."""
     size = tree.sums.shape[0] // 2
     least, at = np.inf, begin

@@ -28,15 +28,12 @@ def _reader(options: Options) -> Callable[[Columns], Block]:
         session = sessions.of(columns["session"])
         gaps_s = rng.exponential(3600.0 / options.sessions_per_hour, max(0, len(sessions) - len(starts_s)))
         starts_s = np.concatenate([starts_s, starts_s[-1] + np.cumsum(gaps_s)])
-        optional = {}
-        if "cached_input_tokens" in columns:
-            optional["reusable_prefix_tokens"] = whole(columns["cached_input_tokens"])
         return Block(
             arrival_s=starts_s[session] + columns["session_t_s"].to_numpy(),
             input_tokens=whole(columns["input_tokens"]),
             output_tokens=whole(columns["output_tokens"]),
             session=session,
-            **optional,
+            reusable_prefix_tokens=whole(columns["cached_input_tokens"]) if "cached_input_tokens" in columns else None,
         )
 
     return block

@@ -31,7 +31,7 @@ class Numbers:
         encoded = pc.dictionary_encode(names)
         known = [self._numbers.setdefault(name, len(self._numbers)) for name in encoded.dictionary.to_pylist()]
         table = np.array([*known, -1], np.int64)
-        return table[pc.fill_null(encoded.indices, len(known)).to_numpy(zero_copy_only=False)]  # type: ignore[no-any-return]
+        return table[pc.fill_null(encoded.indices, len(known)).to_numpy(zero_copy_only=False)]
 
 
 def _reader(options: Options) -> Callable[[Columns], Block]:

@@ -18,7 +18,7 @@ from scheduler.simulation.trace_formats.csv_file import Columns, CsvFormat, Opti
 
 def whole(column: pa.Array) -> Ints:
     """A column of counts as 32-bit integers (their range was checked before)."""
-    return column.to_numpy().astype(np.int32)  # type: ignore[no-any-return]
+    return column.to_numpy().astype(np.int32)
 
 
 def ragged(column: pa.Array) -> tuple[Ints, Ints]:
@@ -33,14 +33,16 @@ def ragged(column: pa.Array) -> tuple[Ints, Ints]:
 
 def _reader(options: Options) -> Callable[[Columns], Block]:
     def block(columns: Columns) -> Block:
-        optional = {name: whole(columns[name]) for name in ("client", "reusable_prefix_tokens") if name in columns}
-        if "prefix_blocks" in columns:
-            optional["prefix_lengths"], optional["prefix_blocks"] = ragged(columns["prefix_blocks"])
+        client, reusable = columns.get("client"), columns.get("reusable_prefix_tokens")
+        lengths, blocks = ragged(columns["prefix_blocks"]) if "prefix_blocks" in columns else (None, None)
         return Block(
             arrival_s=columns["arrival_s"].to_numpy(),
             input_tokens=whole(columns["input_tokens"]),
             output_tokens=whole(columns["output_tokens"]),
-            **optional,
+            client=whole(client) if client is not None else None,
+            reusable_prefix_tokens=whole(reusable) if reusable is not None else None,
+            prefix_lengths=lengths,
+            prefix_blocks=blocks,
         )
 
     return block

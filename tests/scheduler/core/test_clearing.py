@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from scheduler.core.clearing import Demand, Observation, PoolObservation, bid_curve, clear, grant
+from scheduler.core.capacity import BidCurve, Level
+from scheduler.core.clearing import Observation, PoolObservation, clear, grant
 from scheduler.core.market import Lease, Market
-from scheduler.core.supply import BidCurve
 from tests.support.markets import NOW_S, POLICY, api, offer
 
-POOL = PoolObservation(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S)
+POOL = PoolObservation(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S, kv_usage=0.4)
 OLD = Market(41, NOW_S - 1.0, (offer("gone"),), {"t": Lease(1.0, NOW_S + 5.0)})
 
 
@@ -58,50 +58,27 @@ def test_a_pools_state_becomes_its_offers_capacity() -> None:
     assert seen.capacity is not None
     assert (seen.capacity.replicas, seen.capacity.slots, seen.capacity.running) == (2, 20, 5)
     assert (seen.capacity.waiting, seen.capacity.service_s_mean, seen.capacity.as_of_s) == (1, 3.0, NOW_S)
-    assert seen.capacity.bid is None
+    assert seen.capacity.kv_usage == 0.4
+    assert (seen.capacity.levels, seen.capacity.gated, seen.capacity.admitted_per_s) == ((), True, 0.0)
 
 
-def test_scarcity_seen_at_the_gate_is_priced_over_the_horizon_of_the_policy() -> None:
-    demand = (Demand(0.4, 10.0), Demand(0.1, 10.0))  # 0.04 and 0.01 USD per second; room for 10 s and a half
-    short = replace(POOL, replicas=1, demand=demand, demand_span_s=15.0)
-    (seen,) = cleared(offer("pool"), pool=short).offers
+def test_a_pool_without_a_gate_is_forecast_from_what_it_admits() -> None:
+    (seen,) = cleared(offer("pool"), pool=replace(POOL, gated=False, admitted_per_s=1.5)).offers
     assert seen.capacity is not None
-    expected = pytest.approx(-0.01 * (POLICY.horizon_s - 0.1))
-    assert seen.capacity.bid == BidCurve((0.0, 0.1, POLICY.horizon_s), (0.0, 0.0, expected))
-    # Time that nobody waits for is free, however dear the pool was a moment ago.
-    assert seen.capacity.bid.price_usd(0.0, 0.05) == 0.0
-    assert seen.capacity.bid.price_usd(1.0, 0.05) == pytest.approx(0.01 * 0.05)
+    assert (seen.capacity.gated, seen.capacity.admitted_per_s) == (False, 1.5)
 
 
-def marginal_worth(demand: list[Demand], room_s: float) -> float:
-    """Oracle: the highest worth per second at which all work worth as much or more overfills the room, else 0."""
-    worths = [max(0.0, d.usd_displaced / d.work_s) for d in demand]
-    for worth in sorted(set(worths), reverse=True):
-        at_least = sum(d.work_s for d, w in zip(demand, worths, strict=True) if w >= worth)
-        if at_least > room_s:
-            return worth
-    return 0.0
-
-
-# Quarters of a second add up without rounding, so that the oracle may sum in any order.
-demands = st.lists(
-    st.builds(Demand, st.integers(-4, 40).map(lambda c: c / 100), st.integers(1, 40).map(lambda q: q / 4))
-)
-
-
-@given(demands, st.integers(0, 4), st.integers(0, 40))
-def test_the_bid_price_is_the_worth_of_the_last_request_that_fits(
-    demand: list[Demand], replicas: int, span: int
-) -> None:
-    curve = bid_curve(demand, replicas, float(span), 100.0)
-    worth = marginal_worth(demand, replicas * float(span)) if replicas and span else 0.0
-    if worth == 0.0:
-        assert curve is None
-        return
-    assert curve is not None
-    # One more second of wait takes one second of every replica.
-    assert curve.price_usd(3.0, 1.0) == pytest.approx(worth * replicas, rel=1e-9)
-    assert curve.at(0.0) == 0.0
+def test_every_line_gets_the_bid_curve_of_its_objective_and_keeps_its_own_where_there_is_no_new_one() -> None:
+    old, new = BidCurve((0.0, 1.0), (0.0, -0.1)), BidCurve((0.0, 1.0), (0.0, -0.9))
+    lines = (Level(1.0, 0.1, old), Level(5.0, 0.2, old), Level(60.0, 0.3, old))
+    seen = Observation(
+        NOW_S, (offer("pool"),), {"pool": replace(POOL, levels=lines)}, {}, {"pool": {1.0: new, 5.0: None}}
+    )
+    (cleared_offer,) = clear(OLD, seen, POLICY).offers
+    assert cleared_offer.capacity is not None
+    # A curve that became None says that nothing is scarce any more.
+    assert [level.bid for level in cleared_offer.capacity.levels] == [new, None, old]
+    assert [level.wait_s for level in cleared_offer.capacity.levels] == [0.1, 0.2, 0.3]
 
 
 class Grants(RuleBasedStateMachine):

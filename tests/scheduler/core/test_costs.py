@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.core import costs
-from scheduler.core.market import Load, OfferLoad, ServiceClass
-from scheduler.core.supply import BidCurve, Capacity, FixedCost, Quality, Rate, ServiceCurve, Tier, Usage
-from tests.support.markets import CURVE, NO_USE, NOW_S, POLICY, bid_curves, curves, offer, rates, request, usages
+from scheduler.core.capacity import BidCurve, Capacity, Level
+from scheduler.core.market import Load, OfferLoad, Request, ServiceClass
+from scheduler.core.supply import FixedCost, Offer, Quality, Rate, ServiceCurve, Tier, Usage
+from tests.support.markets import CURVE, NO_USE, NOW_S, POLICY, capacities, curves, offer, rates, request, usages
 
-FULL = Capacity(replicas=2, slots=20, running=20, waiting=3, service_s_mean=4.0, as_of_s=NOW_S)
+# V falls by 0.01 USD per second of wait.
+BID = BidCurve((0.0, 100.0), (0.0, -1.0))
+FULL = Capacity(2, 20, 20, 3, 4.0, NOW_S, levels=(Level(1e9, 0.8, BID),))
+# 0.1 s base and 0.1 s prefill of 100 tokens come on top of the wait.
+PATIENT = ServiceClass("c", ttft_s_max=1.01, usd_per_ttft_miss=0.5, usd_per_s_waiting=0.1, usd_per_wrong_answer=0.0)
+
+
+def waiting_usd(asked: Request, given_offer: Offer, load: Load = NO_USE) -> float:
+    return costs.waiting(asked, given_offer, load, POLICY, NOW_S)
 
 
 def kinds(usage: Usage) -> dict[str, int]:
@@ -73,26 +82,71 @@ def test_a_tier_starts_above_its_bound_and_reprices_all_of_the_input(read: int, 
 
 def test_cash_is_the_offers_rate_at_the_requests_own_token_mix() -> None:
     given_offer = offer(rate=Rate(1e-3, 1e-4, 1e-2, 0.5))
-    assert costs.cash(request(usage=Usage(100, 40, 7)), given_offer, NO_USE, POLICY) == pytest.approx(
+    assert costs.cash(request(usage=Usage(100, 40, 7)), given_offer, NO_USE, POLICY, NOW_S) == pytest.approx(
         0.06 + 0.004 + 0.07 + 0.5
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "cached"),
+    [
+        ({}, 0),
+        ({"prefix_offer": "pool/small", "prefix_tokens": 60}, 60),
+        ({"prefix_offer": "pool/small", "prefix_tokens": 900}, 100),
+        ({"prefix_offer": "elsewhere", "prefix_tokens": 60}, 0),
+        ({"prefix_offer": "pool/small", "prefix_tokens": 60, "usage": Usage(100, 10, 50)}, 10),
+    ],
+)
+def test_a_session_finds_its_prompt_cached_only_where_it_was_answered_before(
+    fields: dict[str, Any], cached: int
+) -> None:
+    asked = request(**fields)
+    assert costs.usage_at(asked, offer()) == asked.usage._replace(cached_tokens=cached)
+    # Less is paid for, waited for and taken from others.
+    rate = Rate(1e-3, 0.0, 0.0)
+    assert costs.cash(asked, offer(rate=rate), NO_USE, POLICY, NOW_S) == pytest.approx((100 - cached) * 1e-3)
+    eager = replace(asked, service_class=replace(PATIENT, ttft_s_max=1e9))
+    assert waiting_usd(eager, offer()) == pytest.approx(0.1 * (0.1 + (100 - cached) / 1_000))
+    work_s = CURVE.work_s(Usage(100, cached, 50)) / 2
+    price = costs.scarcity(asked, offer(capacity=FULL), NO_USE, POLICY, NOW_S)
+    assert price == pytest.approx(POLICY.bid_prefilter * 0.01 * work_s)
 
 
 def test_the_floor_is_the_standard_price_of_the_work_and_nothing_without_one() -> None:
     work_s = CURVE.work_s(Usage(100, 0, 50))
     fixed = FixedCost(usd_per_hour=3.6, utilization_standard=0.5, basis="standard")
-    assert costs.floor(request(), offer(floor=fixed), NO_USE, POLICY) == pytest.approx(work_s * 0.001 / 0.5)
-    assert costs.floor(request(), offer(), NO_USE, POLICY) == 0.0
+    with_floor = costs.floor(request(), offer(floor=fixed), NO_USE, POLICY, NOW_S)
+    assert with_floor == pytest.approx(work_s * 0.001 / 0.5)
+    assert costs.floor(request(), offer(), NO_USE, POLICY, NOW_S) == 0.0
 
 
 @given(curves(), usages())
-def test_work_is_compute_or_the_share_of_the_slots_whichever_binds(curve: ServiceCurve, usage: Usage) -> None:
+def test_work_is_compute_or_the_share_of_the_slots_or_of_the_cache_whichever_binds(
+    curve: ServiceCurve, usage: Usage
+) -> None:
     prefill_s = (usage.input_tokens - usage.cached_tokens) / curve.prefill_tokens_per_s
     compute_s = prefill_s + sum(curve.itl_per_seq_s for _ in range(usage.output_tokens))
-    itl_full_s = curve.itl_base_s + curve.seqs_max * curve.itl_per_seq_s
-    slot_s = (curve.ttft_base_s + prefill_s + usage.output_tokens * itl_full_s) / curve.seqs_max
-    assert curve.work_s(usage) == pytest.approx(max(compute_s, slot_s), rel=1e-9)
-    assert curve.service_s(usage, curve.seqs_max) / curve.seqs_max == pytest.approx(slot_s, rel=1e-9)
+    # As many answers at once as slots and cache hold (one more token each for rounding), and at least one.
+    fit = math.inf
+    if curve.kv_tokens:
+        fit = max(1.0, curve.kv_tokens / (1.0 + usage.input_tokens + usage.output_tokens / 2))
+    at_once = min(curve.seqs_max, fit)
+    held_s = prefill_s + usage.output_tokens * (curve.itl_base_s + curve.itl_per_seq_s * at_once)
+    assert curve.work_s(usage) == pytest.approx(max(compute_s, held_s / at_once), rel=1e-9)
+
+
+@given(curves(), usages())
+def test_a_cache_that_holds_fewer_never_makes_a_request_less_work(curve: ServiceCurve, usage: Usage) -> None:
+    roomy = replace(curve, kv_tokens=0).work_s(usage)
+    assert curve.work_s(usage) >= roomy * (1 - 1e-12)
+    assert replace(curve, kv_tokens=10**12).work_s(usage) == roomy
+
+
+@given(curves(), usages(), st.floats(1.0, 300.0))
+def test_service_takes_its_prompt_and_one_gap_per_token(curve: ServiceCurve, usage: Usage, running: float) -> None:
+    alone = curve.ttft_base_s + (usage.input_tokens - usage.cached_tokens) / curve.prefill_tokens_per_s
+    gaps_s = usage.output_tokens * (curve.itl_base_s + running * curve.itl_per_seq_s)
+    assert curve.service_s(usage, running) == pytest.approx(alone + gaps_s, rel=1e-9)
 
 
 @pytest.mark.parametrize(("difficulty", "good"), [(0.0, 0.9), (0.25, 0.75), (0.5, 0.6), (0.75, 0.4), (1.0, 0.2)])
@@ -102,60 +156,94 @@ def test_quality_is_linear_between_its_three_points(difficulty: float, good: flo
 
 def test_a_likely_wrong_answer_costs_what_it_costs_the_tenant() -> None:
     asked = request(difficulty=1.0, service_class=ServiceClass("c", 1.0, 0.0, 0.0, usd_per_wrong_answer=0.5))
-    assert costs.wrong_answer(asked, offer(quality=Quality(1, 1, 0.2)), NO_USE, POLICY) == pytest.approx(0.4)
-    assert costs.wrong_answer(asked, offer(quality=Quality(0, 0, 1.0)), NO_USE, POLICY) == 0.0
+    assert costs.wrong_answer(asked, offer(quality=Quality(1, 1, 0.2)), NO_USE, POLICY, NOW_S) == pytest.approx(0.4)
+    assert costs.wrong_answer(asked, offer(quality=Quality(0, 0, 1.0)), NO_USE, POLICY, NOW_S) == 0.0
 
 
-@pytest.mark.parametrize(("added", "wait_s"), [(0, 0.8), (5, 1.8)])
-def test_the_wait_counts_the_queue_and_what_was_sent_since_the_snapshot(added: int, wait_s: float) -> None:
-    # 20 running + 3 waiting + 1 = 24 for 20 slots: 4 must leave first, one leaves each 4 s / 20.
-    load = Load({"pool/small": OfferLoad(new_since_snapshot=added)}, {})
-    assert costs.wait_s(offer(capacity=FULL), load) == pytest.approx(wait_s)
-    assert costs.wait_s(offer(), load) == 0.0
-    assert costs.wait_s(offer(capacity=replace(FULL, running=5, waiting=0)), NO_USE) == 0.0
-    assert costs.wait_s(offer(capacity=replace(FULL, slots=0)), NO_USE) == 0.0
+@pytest.mark.parametrize(
+    ("now_s", "sent_s", "wait_s"),
+    [
+        (NOW_S, 0.0, 0.8),
+        (NOW_S, 1.0, 1.8),
+        (NOW_S + 0.5, 1.0, 0.3 + 0.5),  # both have drained for half a second
+        (NOW_S + 5.0, 1.0, 0.0),
+        (NOW_S - 1.0, 0.0, 0.8),  # a snapshot from the future is a snapshot of now
+    ],
+)
+def test_the_wait_is_the_snapshots_and_what_was_sent_since_both_drained(
+    now_s: float, sent_s: float, wait_s: float
+) -> None:
+    load = Load({"pool/small": OfferLoad(sent_s=sent_s, sent_at_s=min(now_s, NOW_S))}, {})
+    assert costs.wait_s(request(), offer(capacity=FULL), load, now_s) == pytest.approx(wait_s)
+    assert costs.wait_s(request(), offer(), load, now_s) == 0.0
 
 
-def test_waiting_costs_per_second_and_a_missed_objective_costs_once() -> None:
-    patient = ServiceClass("c", ttft_s_max=1.01, usd_per_ttft_miss=0.5, usd_per_s_waiting=0.1, usd_per_wrong_answer=0.0)
-    hurried = replace(patient, ttft_s_max=0.99)
-    given_offer = offer(capacity=FULL)  # 0.8 s of queue, 0.1 s base, 0.1 s prefill of 100 tokens
-    assert costs.waiting(request(service_class=patient), given_offer, NO_USE, POLICY) == pytest.approx(0.1)
-    assert costs.waiting(request(service_class=hurried), given_offer, NO_USE, POLICY) == pytest.approx(0.6)
+def test_an_urgent_request_waits_in_its_own_line() -> None:
+    capacity = replace(FULL, levels=(Level(1.01, 0.3), Level(1e9, 0.8)))
+    assert costs.wait_s(request(service_class=PATIENT), offer(capacity=capacity), NO_USE, NOW_S) == 0.3
+    assert costs.wait_s(request(), offer(capacity=capacity), NO_USE, NOW_S) == 0.8
+
+
+def test_waiting_costs_per_second_and_where_no_gate_sends_it_on_a_missed_objective_costs_once() -> None:
+    given_offer = offer(capacity=replace(FULL, gated=False))
+    hurried = replace(PATIENT, ttft_s_max=0.99)
+    assert waiting_usd(request(service_class=PATIENT), given_offer) == pytest.approx(0.1)
+    assert waiting_usd(request(service_class=hurried), given_offer) == pytest.approx(0.6)
+
+
+def test_behind_a_gate_a_request_waits_no_longer_than_its_objective() -> None:
+    hurried = replace(PATIENT, ttft_s_max=0.99)
+    assert waiting_usd(request(service_class=hurried), offer(capacity=FULL)) == pytest.approx(0.099)
+    # A prompt that takes longer by itself is late without any queue, and the gate can do nothing about it.
+    slow = replace(PATIENT, ttft_s_max=0.15)
+    assert waiting_usd(request(service_class=slow), offer(capacity=FULL)) == pytest.approx(0.5 + 0.02)
+
+
+@example(replace(FULL, levels=(Level(1e9, 9.0),)), 1.7, Usage(24, 0, 0))  # 0.124 + (1.7 - 0.124) is more than 1.7
+@given(capacities(), st.floats(0.01, 10.0), usages())
+def test_behind_a_gate_the_queue_alone_is_never_a_miss(capacity: Capacity, ttft_s_max: float, usage: Usage) -> None:
+    strict = ServiceClass("c", ttft_s_max, usd_per_ttft_miss=1.0, usd_per_s_waiting=0.0, usd_per_wrong_answer=0.0)
+    asked = request(service_class=strict, usage=usage)
+    alone = waiting_usd(asked, offer())
+    assert waiting_usd(asked, offer(capacity=replace(capacity, gated=True))) == alone
+    assert waiting_usd(asked, offer(capacity=replace(capacity, gated=False))) >= alone
 
 
 def test_a_source_that_is_slower_than_its_curve_is_expected_to_stay_slow() -> None:
     patient = ServiceClass("c", ttft_s_max=9.0, usd_per_ttft_miss=0.5, usd_per_s_waiting=1.0, usd_per_wrong_answer=0.0)
     load = Load({"pool/small": OfferLoad(ttft_ratio=3.0)}, {})
-    assert costs.waiting(request(service_class=patient), offer(), load, POLICY) == pytest.approx(0.6)
+    assert waiting_usd(request(service_class=patient), offer(), load) == pytest.approx(0.6)
 
 
-def test_scarcity_is_the_softened_value_of_the_time_taken_away() -> None:
-    # V falls by 0.01 USD per second of wait; the work of this request, spread over two replicas, adds to the wait.
-    bid = BidCurve((0.0, 100.0), (0.0, -1.0))
-    added_s = CURVE.work_s(Usage(100, 0, 50)) / 2
-    scarce = offer(capacity=replace(FULL, bid=bid))
-    assert costs.scarcity(request(), scarce, NO_USE, POLICY) == pytest.approx(POLICY.bid_prefilter * 0.01 * added_s)
-    assert costs.scarcity(request(), offer(capacity=FULL), NO_USE, POLICY) == 0.0
-    assert costs.scarcity(request(), offer(), NO_USE, POLICY) == 0.0
+def test_a_model_that_thinks_first_is_waited_for_as_long() -> None:
+    thinks = offer(reasoning_tokens=100)
+    patient = replace(PATIENT, ttft_s_max=1e9)
+    assert waiting_usd(request(service_class=patient), thinks) == pytest.approx(0.1 * (0.2 + 100 * CURVE.itl_s(1)))
 
 
-def interpolated(curve: BidCurve, x_s: float) -> Fraction:
-    """V by exact linear interpolation, flat beyond both ends."""
-    xs, ys = [Fraction(w) for w in curve.wait_s], [Fraction(u) for u in curve.usd]
-    x = min(max(Fraction(x_s), xs[0]), xs[-1])
-    i = max(1, bisect_left(xs, x))
-    return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1])
-
-
-@given(bid_curves(), st.floats(0.0, 400.0), st.floats(0.0, 50.0))
-def test_the_bid_curve_is_linear_between_its_points_and_prices_a_difference(
-    curve: BidCurve, x_s: float, added_s: float
+@pytest.mark.parametrize(("gated", "softened"), [(True, POLICY.bid_prefilter), (False, 1.0)])
+def test_scarcity_is_the_value_of_the_time_taken_away_softened_where_a_gate_asks_again(
+    gated: bool, softened: float
 ) -> None:
-    assert curve.at(x_s) == pytest.approx(float(interpolated(curve, x_s)), abs=1e-9)
-    drop = max(0.0, float(interpolated(curve, x_s) - interpolated(curve, x_s + added_s)))
-    assert curve.price_usd(x_s, added_s) == pytest.approx(drop, abs=1e-9)
+    # The work of this request, spread over two replicas, adds to the wait.
+    added_s = CURVE.work_s(Usage(100, 0, 50)) / 2
+    price = costs.scarcity(request(), offer(capacity=replace(FULL, gated=gated)), NO_USE, POLICY, NOW_S)
+    assert price == pytest.approx(softened * 0.01 * added_s)
 
 
-def test_time_that_would_grow_in_value_with_the_backlog_is_free_not_a_gift() -> None:
-    assert BidCurve((0.0, 1.0), (0.0, 5.0)).price_usd(0.0, 1.0) == 0.0
+def test_time_is_free_where_nothing_is_known_of_its_value() -> None:
+    for given_offer in (offer(), offer(capacity=replace(FULL, levels=()))):
+        assert costs.scarcity(request(), given_offer, NO_USE, POLICY, NOW_S) == 0.0
+    unknown = offer(capacity=replace(FULL, levels=(Level(1e9, 0.8),)))
+    assert costs.scarcity(request(), unknown, NO_USE, POLICY, NOW_S) == 0.0
+
+
+def test_scarcity_is_read_where_the_line_ends_by_now() -> None:
+    # Time is free up to 1 s of wait and dear beyond.
+    bid = BidCurve((0.0, 1.0, 101.0), (0.0, 0.0, -1.0))
+    scarce = offer(capacity=replace(FULL, gated=False, levels=(Level(1e9, 2.0, bid),)))
+    added_s = CURVE.work_s(Usage(100, 0, 50)) / 2
+    assert costs.scarcity(request(), scarce, NO_USE, POLICY, NOW_S + 0.5) == pytest.approx(0.01 * added_s)
+    assert costs.scarcity(request(), scarce, NO_USE, POLICY, NOW_S + 2.0) == 0.0
+    sent = Load({scarce.id: OfferLoad(sent_s=3.0, sent_at_s=NOW_S + 2.0)}, {})
+    assert costs.scarcity(request(), scarce, sent, POLICY, NOW_S + 2.0) == pytest.approx(0.01 * added_s)

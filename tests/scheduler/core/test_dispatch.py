@@ -159,7 +159,7 @@ def test_a_sites_own_constraints_and_costs_join_in() -> None:
         POLICY,
         NOW_S,
         hard=[*CONSTRAINTS, lambda asked, o, load, now_s: "not today" if o.id == "no" else None],
-        soft=[("tip", lambda asked, o, load, policy: 0.05)],
+        soft=[("tip", lambda asked, o, load, policy, now_s: 0.05)],
     )
     assert reasons(decision) == {"no": "not today"}
     assert decision.merit_order[0].terms == {"tokens": 0.1, "tip": 0.05}

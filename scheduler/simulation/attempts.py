@@ -1,0 +1,187 @@
+"""A gateway in the simulator: one request's way through its merit order, by the functions that walk it live."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from scheduler.core import bids
+from scheduler.core.admission import Bounce, Ticket
+from scheduler.core.bids import Demand, Sample
+from scheduler.core.costs import usage_at
+from scheduler.core.dispatch import Attempt, decide, next_attempt
+from scheduler.core.learning import OutputLengths
+from scheduler.core.market import NO_LOAD, Decision, Market, Outcome, Policy, Quote, Request, Status
+from scheduler.core.standing import Standing
+from scheduler.core.supply import Usage
+from scheduler.simulation.policies import Rule
+
+HOP_S = 0.002  # from a gateway to a gate or provider and back
+# A provider's first token may take this much longer than it usually does; who leaves a line leaves in time for that.
+_API_SPREAD = 1.4
+_LENGTH_GUESS = 256.0
+_NOTHING = Usage(0, 0, 0)
+
+
+@dataclass(slots=True)
+class Journey:
+    """A request on its way. ``usage`` is what it will turn out to need; only the sources know."""
+
+    id: str
+    request: Request
+    usage: Usage
+    template: str
+    gateway: SimulatedGateway
+    decision: Decision
+    outcomes: list[Outcome] = field(default_factory=list)
+    quote: Quote | None = None
+    started_s: float = 0.0
+    ticket: str = ""
+    ttft_s: float | None = None
+
+
+class World(Protocol):
+    """What a gateway asks of the world around it."""
+
+    def enter(self, journey: Journey, ticket: Ticket, now_s: float) -> None:
+        """Ask the gate of the journey's pool."""
+
+    def ask(self, journey: Journey, now_s: float) -> None:
+        """Ask the journey's provider."""
+
+    def ended(self, journey: Journey, now_s: float) -> None:
+        """The request is over, served or not."""
+
+
+class SimulatedGateway:
+    """One gateway: its own standing, its own snapshot of the market, what it has learnt by itself."""
+
+    def __init__(self, world: World, rule: Rule, policy: Policy, market: Market) -> None:
+        self._world, self._rule, self._policy = world, rule, policy
+        self.market = market
+        self.standing = Standing(policy, 0.1)
+        self.lengths = OutputLengths(_LENGTH_GUESS)
+        self.samples: dict[str, Sample] = {}
+
+    def publish(self, market: Market, now_s: float) -> None:
+        """A new snapshot."""
+        old = {offer.id: offer.capacity for offer in self.market.offers}
+        self.market = market
+        self.standing.seen(old, market.offers, now_s)
+
+    def expected_output(self, tenant: str, template: str, actual: int) -> int:
+        """The answer's length as this policy may know it before it is written."""
+        if self._rule.knows_lengths:
+            return actual
+        return max(1, round(self.lengths.expected(tenant, template)))
+
+    def arrive(self, request: Request, usage: Usage, template: str, journey_id: str, now_s: float) -> None:
+        """A request comes in: decided once, then tried."""
+        rule = self._rule
+        decision = decide(request, self.market, self.standing.load, self._policy, now_s, soft=rule.soft)
+        if rule.reorders is not None:
+            decision = rule.reorders(decision, self.standing, now_s)
+        if rule.bids:
+            self._sample(request, decision)
+        self.advance(Journey(journey_id, request, usage, template, self, decision), now_s)
+
+    def _sample(self, request: Request, decision: Decision) -> None:
+        limit_s = request.service_class.ttft_s_max
+        worth = bids.displaced(decision)
+        for quote in decision.merit_order:
+            offer = quote.offer
+            if offer.id in worth:
+                work_s = offer.curve.work_s(usage_at(request, offer))
+                sample = self.samples.get(offer.id)
+                if sample is None:
+                    sample = self.samples[offer.id] = Sample()
+                sample.add(Demand(worth[offer.id], work_s, limit_s))
+
+    def advance(self, journey: Journey, now_s: float) -> None:
+        """The next attempt, or the end."""
+        standing = self.standing
+        step = next_attempt(journey.decision, journey.outcomes, self._policy, standing.retry_tokens)
+        if not isinstance(step, Attempt):
+            self._world.ended(journey, now_s)
+            return
+        quote, request = step.quote, journey.request
+        offer = quote.offer
+        journey.quote, journey.started_s, journey.ttft_s = quote, now_s, None
+        expected = usage_at(request, offer)
+        work_s = offer.curve.work_s(expected)
+        standing.begin(offer, request.tenant, max(quote.usd_cash, quote.usd_most), work_s, now_s)
+        if offer.capacity is None:
+            self._world.ask(journey, now_s)
+            return
+        journey.ticket = f"{journey.id}-{len(journey.outcomes)}"
+        self._world.enter(journey, self._ticket(journey, quote, expected, work_s, now_s), now_s)
+
+    def _ticket(self, journey: Journey, quote: Quote, expected: Usage, work_s: float, now_s: float) -> Ticket:
+        request, curve = journey.request, quote.offer.curve
+        service_class = request.service_class
+        ttft_by_s = request.arrived_s + service_class.ttft_s_max
+        tried = {outcome.offer_id for outcome in journey.outcomes}
+        worth_usd, elsewhere_s = math.inf, math.inf
+        loads = self.standing.load.offers
+        for other in journey.decision.merit_order:
+            there = other.offer
+            if there is quote.offer or there.id in tried:
+                continue
+            worth_usd = min(worth_usd, other.usd)
+            if there.capacity is None:
+                ratio = loads.get(there.id, NO_LOAD).ttft_ratio
+                elsewhere_s = min(elsewhere_s, there.curve.prefill_s(request.usage) * ratio)
+        leave_by_s = ttft_by_s - HOP_S - _API_SPREAD * elsewhere_s
+        last_chance = worth_usd == math.inf
+        start_by_s = request.deadline_s if last_chance else self._rule.start_by_s(ttft_by_s, leave_by_s, now_s)
+        prefill_s = (expected.input_tokens - expected.cached_tokens) / curve.prefill_tokens_per_s
+        return Ticket(
+            id=journey.ticket,
+            work_s=work_s,
+            usd_displaced=worth_usd - quote.usd + quote.terms.get("scarcity", 0.0) + quote.terms.get("waiting", 0.0)
+            if not last_chance
+            else math.inf,
+            arrived_s=now_s,
+            start_by_s=start_by_s,
+            prefill_s=prefill_s,
+            kv_tokens=expected.input_tokens + expected.output_tokens,
+            ttft_s_max=service_class.ttft_s_max,
+            ttft_by_s=ttft_by_s,
+            leave_by_s=leave_by_s if self._rule.evicts else -math.inf,
+            usd_per_s_waiting=service_class.usd_per_s_waiting,
+        )
+
+    def bounced(self, journey: Journey, bounce: Bounce, now_s: float) -> None:
+        """The gate said no: an outcome like another."""
+        self.end(journey, "bounced", now_s, error=bounce.reason, retry_after_s=bounce.retry_after_s)
+        self.advance(journey, now_s)
+
+    def end(
+        self, journey: Journey, status: Status, now_s: float, *, error: str = "", http_status: int = 0,
+        retry_after_s: float = 0.0,
+    ) -> None:  # fmt: skip
+        """The attempt ended; its outcome goes where ``next_attempt`` and ``settle`` will look."""
+        quote, request = journey.quote, journey.request
+        assert quote is not None  # noqa: S101 - an attempt has a quote
+        offer = quote.offer
+        usage = offer.expected(journey.usage) if status == "complete" else _NOTHING
+        outcome = Outcome(
+            offer_id=offer.id,
+            status=status,
+            started_s=journey.started_s,
+            ended_s=now_s,
+            usage=usage,
+            usd=offer.rate.usd(usage) if status == "complete" else 0.0,
+            ttft_s=journey.ttft_s,
+            http_status=http_status,
+            error=error,
+            retry_after_s=retry_after_s,
+            measured=True,
+        )
+        journey.outcomes.append(outcome)
+        reserved = max(quote.usd_cash, quote.usd_most)
+        self.standing.end(offer, request.tenant, reserved, outcome, offer.curve.prefill_s(request.usage))
+        if status == "complete":
+            self.lengths.observe(request.tenant, journey.template, journey.usage.output_tokens)
+            self._world.ended(journey, now_s)

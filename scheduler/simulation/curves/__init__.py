@@ -1,0 +1,1 @@
+"""Service curves from public measurements: time to first token and between tokens of a model on hardware not measured."""

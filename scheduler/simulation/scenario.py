@@ -1,0 +1,129 @@
+"""A site, a mix and a trace put together: what is played, with how many copies, and which part tunes and which part judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.config import ClusterConfig
+from scheduler.core.market import Policy
+from scheduler.core.supply import Offer, ServiceCurve
+from scheduler.simulation.mix import AssignBy, Profile
+from scheduler.simulation.site import Site, site_of
+from scheduler.simulation.traces import Trace
+from scheduler.simulation.workload import Batch, Workload, copies_for, offered_work
+
+EPOCH_S = 1_767_225_600.0  # 2026-01-01 00:00 UTC: where the clock of a trace begins
+REQUESTS_MAX = 600_000
+TUNING_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of the trace, on its clock."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def span_s(self) -> float:
+        """Seconds."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything that a run needs but the policy. ``tuning`` comes before ``judged``; the two share no request."""
+
+    site: Site
+    profiles: tuple[Profile, ...]
+    assign_by: AssignBy
+    trace: Trace
+    copies: float
+    load_factor: float
+    seed: int
+    tuning: Window
+    judged: Window
+    policy: Policy
+
+    def batches(self, window: Window) -> Iterator[Batch]:
+        """The requests of a part."""
+        return iter(
+            Workload(
+                self.trace, self.profiles, self.seed, self.copies, window.start_s, window.end_s,
+                assign_by=self.assign_by,
+            )
+        )  # fmt: skip
+
+    def requests_expected(self, window: Window) -> int:
+        """About how many requests a part has."""
+        workload = Workload(
+            self.trace, self.profiles, self.seed, self.copies, window.start_s, window.end_s, assign_by=self.assign_by
+        )
+        return round(workload.requests_expected)
+
+
+def scenario_of(
+    config: ClusterConfig,
+    profiles: tuple[Profile, ...],
+    assign_by: AssignBy,
+    trace: Trace,
+    load_factor: float,
+    policy: Policy,
+    seed: int = 0,
+    requests_max: int = REQUESTS_MAX,
+) -> Scenario:
+    """Copies of ``trace`` whose local work is ``load_factor`` of the pools, cut to ``requests_max`` from its beginning.
+
+    Raises SiteError for a site without prices, ValueError where no request can be served locally.
+    """
+    site = site_of(config, profiles, EPOCH_S)
+    offers = site.priced(EPOCH_S).offers
+    homes = [local_offers(profile, offers) for profile in profiles]
+
+    def work(index: int, input_tokens: np.ndarray, output_tokens: np.ndarray) -> np.ndarray:
+        if not homes[index]:
+            return np.zeros(len(input_tokens))
+        offer = homes[index][0]
+        fits = input_tokens + output_tokens <= offer.context_tokens
+        return np.where(fits, sum(work_parts(offer.curve, input_tokens, output_tokens)), 0.0)
+
+    offered = offered_work(trace, profiles, work)
+    copies = copies_for(load_factor, sum(site.capacity.values()), offered)
+    rate = copies * trace.requests / trace.span_s
+    end_s = min(trace.span_s, requests_max / rate)
+    split_s = TUNING_SHARE * end_s
+    return Scenario(
+        site, profiles, assign_by, trace, copies, load_factor, seed, Window(0.0, split_s), Window(split_s, end_s), policy
+    )
+
+
+def local_offers(profile: Profile, offers: tuple[Offer, ...]) -> list[Offer]:
+    """Own offers that a profile's requests may use, the one with the least work first."""
+    found = [o for o in offers if o.kind != "api" and _admits(profile, o)]
+    return sorted(found, key=lambda o: 1.0 / o.curve.prefill_tokens_per_s)
+
+
+def api_offers(profile: Profile, offers: tuple[Offer, ...]) -> list[Offer]:
+    """Providers' offers that a profile's requests may use."""
+    return [o for o in offers if o.kind == "api" and _admits(profile, o)]
+
+
+def _admits(profile: Profile, offer: Offer) -> bool:
+    asked = profile.models is None or offer.model in profile.models
+    return asked and offer.zone in profile.zones and profile.needs <= offer.abilities
+
+
+def work_parts(
+    curve: ServiceCurve, input_tokens: np.ndarray, output_tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replica-seconds that no schedule can save: prefill, and the slope of decoding. Slots and KV cache are left out."""
+    return input_tokens / curve.prefill_tokens_per_s, output_tokens * curve.itl_per_seq_s
+
+
+def decode_s_max(curve: ServiceCurve, output_tokens: np.ndarray, chunk_tokens: int) -> np.ndarray:
+    """Seconds that decoding may take at most after the first token: every step full, and with a full chunk of prompts."""
+    step_s = max(curve.itl_base_s, chunk_tokens / curve.prefill_tokens_per_s) + curve.itl_per_seq_s * curve.seqs_max
+    return np.asarray(output_tokens * step_s)

@@ -1,0 +1,92 @@
+"""What a simulated run came to: money, objectives, and where each request went. Sums, and one small row a request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scheduler.core.market import LedgerEntry, Request
+
+BUCKETS = 240
+ROWS_MAX = 4_000_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """``rows`` (by the request's number in the run): API USD, energy USD, TTFT (nan: none), served by which offer."""
+
+    from_s: float
+    span_s: float
+    offers: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    served: int = 0
+    in_time: int = 0
+    local: int = 0
+    bounces: int = 0
+    failures: int = 0
+    violations: int = 0
+    usd_api: float = 0.0
+    usd_energy: float = 0.0
+    usd_fixed: float = 0.0
+    by_class: dict[str, list[int]] = field(default_factory=dict)  # name: [in time, requests]
+    ttft_s: list[float] = field(default_factory=list)
+    api_usd: list[float] = field(default_factory=list)
+    offer: list[int] = field(default_factory=list)
+    number: list[int] = field(default_factory=list)
+    series: np.ndarray = field(default_factory=lambda: np.zeros((BUCKETS, 6)))
+
+    def add(self, number: int, request: Request, entry: LedgerEntry, kind: str, bounces: int) -> None:
+        """One request that is over."""
+        self.requests += 1
+        self.bounces += bounces
+        is_served = entry.status == "complete"
+        in_time = is_served and entry.ttft_s is not None and entry.ttft_s <= request.service_class.ttft_s_max
+        local = is_served and kind != "api"
+        counts = self.by_class.setdefault(request.service_class.name, [0, 0])
+        counts[1] += 1
+        self.served += is_served
+        if in_time:
+            self.in_time += 1
+            counts[0] += 1
+        bucket = min(BUCKETS - 1, int((request.arrived_s - self.from_s) / max(1e-9, self.span_s) * BUCKETS))
+        row = self.series[max(0, bucket)]
+        if local:
+            self.local += 1
+            self.usd_energy += entry.usd_avoidable
+            row[1] += entry.usd_avoidable
+            row[3] += 1
+        else:
+            self.usd_api += entry.usd_avoidable
+            row[0] += entry.usd_avoidable
+            row[2] += is_served
+        row[4] += in_time
+        row[5] += 1
+        self.usd_fixed += entry.usd_fixed_share
+        if self.requests <= ROWS_MAX:
+            self.number.append(number)
+            self.ttft_s.append(entry.ttft_s if entry.ttft_s is not None else math.nan)
+            self.api_usd.append(0.0 if local else entry.usd_avoidable)
+            self.offer.append(self.offers.setdefault(entry.offer_id, len(self.offers)))
+
+    @property
+    def usd_total(self) -> float:
+        """Avoidable money: API and energy."""
+        return self.usd_api + self.usd_energy
+
+    @property
+    def slo_attainment(self) -> float:
+        """Share of all requests whose first token came in time; one that nobody served missed it."""
+        return self.in_time / self.requests if self.requests else 1.0
+
+    @property
+    def local_share(self) -> float:
+        """Share of all requests that own engines served."""
+        return self.local / self.requests if self.requests else 0.0
+
+    def api_usd_by_request(self, requests: int) -> np.ndarray:
+        """USD spent on APIs, by the request's number."""
+        usd = np.zeros(requests)
+        usd[np.asarray(self.number, int)] = self.api_usd
+        return usd

@@ -1,0 +1,203 @@
+"""Demand as gateways report it, and the staircase of curves that follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.bids import SAMPLES_MAX, BidBook, Demand, Sample, displaced
+from scheduler.core.capacity import BidCurve, Capacity, Level
+from scheduler.core.dispatch import decide
+from scheduler.core.market import Policy
+from scheduler.core.value import value_curve
+from tests.support.markets import NO_USE, NOW_S, POLICY, api, market, offer, request
+
+URGENT, PATIENT = 1.0, 20.0
+LIMITS = (URGENT, PATIENT)
+
+
+def demands(usd: float, n: int, ttft_s_max: float = URGENT, work_s: float = 0.1) -> list[Demand]:
+    return [Demand(usd, work_s, ttft_s_max)] * n
+
+
+def solved(book: BidBook, now_s: float, replicas: int = 1, ratio: float = 1.0) -> dict[float, BidCurve | None]:
+    lines = [Level(limit_s, 0.0) for limit_s in LIMITS]
+    book.solve({"pool": lines}, {"pool": replicas}, {"pool": ratio}, now_s)
+    return book.curves.get("pool", {})
+
+
+def book_of(*reports: tuple[float, Sequence[Demand]], **settings: Any) -> BidBook:
+    """A book that heard each of these at its instant, and of nothing at 0."""
+    book = BidBook(Policy(**settings))
+    book.heard("pool", [], 0.0)
+    for now_s, demand in reports:
+        book.heard("pool", demand, now_s)
+    return book
+
+
+# ---- samples ------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 3_000), st.integers(1, 40))
+def test_a_sample_is_bounded_evenly_spread_and_stands_for_all_that_was_seen(seen: int, samples_max: int) -> None:
+    sample = Sample(samples_max)
+    for i in range(seen):
+        sample.add(Demand(float(i), 1.0))
+    taken = sample.take()
+    assert len(taken) <= samples_max
+    assert sum(demand.weight for demand in taken) == pytest.approx(seen)
+    # The order numbers of those kept: the first, and then every k-th.
+    kept = [demand.usd_displaced for demand in taken]
+    gaps = {b - a for a, b in pairwise(kept)}
+    assert kept[:1] == ([0.0] if seen else [])
+    assert len(gaps) <= 1
+    assert not kept or seen - kept[-1] <= max(gaps, default=float(seen))
+    assert seen <= samples_max or samples_max == 1 or len(taken) >= samples_max / 2
+
+
+def test_a_sample_begins_anew_when_it_was_taken() -> None:
+    sample = Sample()
+    for _ in range(3 * SAMPLES_MAX):
+        sample.add(Demand(1.0, 1.0))
+    assert sample.take()
+    assert sample.take() == []
+    sample.add(Demand(2.0, 1.0))
+    assert sample.take() == [Demand(2.0, 1.0)]
+
+
+# ---- what a pool displaces ----------------------------------------------------------------------------------------
+
+
+def test_a_pool_displaces_the_cheapest_other_source_less_itself_without_its_scarcity() -> None:
+    bid = BidCurve((0.0, 100.0), (0.0, -10.0))
+    scarce = offer("pool/scarce", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S, (Level(1e9, 1.0, bid),)))
+    plain = offer("pool/plain", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
+    decision = decide(request(), market(scarce, plain, api("near", 0.2), api("far", 0.9)), NO_USE, POLICY, NOW_S)
+    quotes = {quote.offer.id: quote for quote in decision.merit_order}
+    dearer = quotes["pool/scarce"].terms["scarcity"]
+    energy = 150e-6  # at both pools
+    assert dearer > 0.0
+    assert displaced(decision) == {
+        "pool/plain": pytest.approx(min(0.2, energy + dearer) - energy),
+        "pool/scarce": pytest.approx(energy - energy),  # the other pool is a way out
+    }
+
+
+def test_a_pool_that_is_dearer_than_the_api_displaces_less_than_nothing_and_apis_displace_nothing() -> None:
+    pool = offer("pool", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
+    decision = decide(request(), market(pool, api("gift", 0.0)), NO_USE, POLICY, NOW_S)
+    assert displaced(decision) == {"pool": pytest.approx(-150e-6)}
+
+
+def test_where_there_is_no_other_source_the_request_is_forced() -> None:
+    pool = offer("pool", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
+    unseen = offer("unseen", zone="far")
+    asked = request(zones=frozenset({"home"}))
+    assert displaced(decide(asked, market(pool, unseen), NO_USE, POLICY, NOW_S)) == {"pool": math.inf}
+
+
+# ---- the book -----------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_solved_from_rate_work_and_worth_of_what_was_heard() -> None:
+    demand = [Demand(usd, work_s, URGENT) for usd, work_s in zip((1.0, 0.3, 0.1), (0.2, 0.4, 0.6), strict=True)] * 20
+    found = solved(book_of((10.0, demand), (20.0, demand)), 20.0, replicas=2, ratio=1.5)[URGENT]
+    # 120 in 20 s; on two replicas a second of work is half a second of wait, and engines need half as much again.
+    added_s = [0.75 * d.work_s for d in demand]
+    expected = value_curve([d.usd_displaced for d in demand], added_s, 1.0 / 6.0, POLICY.ttft_margin * URGENT)
+    assert found is not None
+    assert expected is not None
+    assert found.wait_s == expected.wait_s
+    assert found.usd == pytest.approx(expected.usd, abs=1e-9)
+
+
+def test_weights_count_as_requests() -> None:
+    whole = solved(book_of((10.0, demands(1.0, 100))), 10.0)[URGENT]
+    sampled = solved(book_of((10.0, [Demand(1.0, 0.1, URGENT, weight=5.0)] * 20)), 10.0)[URGENT]
+    assert whole is not None
+    assert sampled is not None
+    assert sampled.usd == pytest.approx(whole.usd)
+
+
+def test_the_time_of_an_urgent_line_is_priced_by_the_urgent_alone() -> None:
+    urgent, patient = demands(1.0, 50), demands(9.0, 150, PATIENT)
+    alone = solved(book_of((10.0, urgent)), 10.0)
+    beside = solved(book_of((10.0, urgent + patient)), 10.0)
+    assert beside[URGENT] == alone[URGENT]
+    assert beside[PATIENT] != alone[PATIENT]
+    assert beside[PATIENT] is not None
+    # The slower line is everybody's: load 2, and the dear half of it fills the pool.
+    assert beside[PATIENT].price_usd(15.0, 0.1) > 1.0
+
+
+def test_whoever_is_slower_than_all_lines_counts_in_the_slowest() -> None:
+    batch = solved(book_of((10.0, demands(1.0, 150, 3_600.0))), 10.0)
+    usual = solved(book_of((10.0, demands(1.0, 150, PATIENT))), 10.0)
+    assert batch[URGENT] is None
+    assert batch[PATIENT] == usual[PATIENT]
+
+
+def test_each_line_has_the_patience_of_its_objective() -> None:
+    found = solved(book_of((10.0, demands(1.0, 50))), 10.0)
+    for limit_s in LIMITS:
+        curve = found[limit_s]
+        assert curve is not None
+        assert curve.wait_s[-1] == pytest.approx(POLICY.ttft_margin * limit_s)
+
+
+def test_what_is_older_than_the_horizon_is_forgotten() -> None:
+    book = book_of((10.0, demands(1.0, 500)), (350.0, demands(1.0, 50)), horizon_s=300.0)
+    fresh = solved(book_of((350.0, demands(1.0, 50)), horizon_s=300.0), 350.0)
+    assert solved(book, 350.0) == fresh
+    assert set(solved(book, 999.0).values()) <= {None} or solved(book, 999.0) == {}
+
+
+def test_a_quiet_time_counts_as_time() -> None:
+    # The same fifty requests: in ten seconds half a load, in a hundred hardly anything.
+    busy, quiet = (solved(book_of((now_s, demands(1.0, 50))), now_s)[URGENT] for now_s in (10.0, 100.0))
+    assert busy is not None
+    assert quiet is not None
+    assert busy.price_usd(0.5, 0.1) > 3.0 * quiet.price_usd(0.5, 0.1)
+
+
+def test_a_flood_beyond_what_is_kept_is_not_taken_for_calm() -> None:
+    # 100 a second for 200 s at load 2, of which only the newest are kept. Were they spread over all of the time, there
+    # would be room for everybody.
+    second = (demands(1.0, 1, work_s=0.02) + demands(0.2, 3, work_s=0.02)) * 25
+    flood = solved(book_of(*((float(s), second) for s in range(1, 201))), 200.0)[URGENT]
+    short = solved(book_of(*((float(s), second) for s in range(1, 51))), 50.0)[URGENT]
+    assert flood is not None
+    assert short is not None
+    assert flood.price_usd(0.4, 0.02) == pytest.approx(short.price_usd(0.4, 0.02), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("demand", "replicas", "now_s"),
+    [([], 1, 10.0), (demands(1.0, 1), 1, 10.0), (demands(1.0, 50), 0, 10.0), (demands(1.0, 50), 1, 0.0)],
+)
+def test_of_nothing_follows_nothing(demand: list[Demand], replicas: int, now_s: float) -> None:
+    found = solved(book_of((now_s, demand)), now_s, replicas)
+    assert set(found.values()) <= {None}
+
+
+def test_the_curve_of_a_pool_that_lost_its_replicas_is_withdrawn() -> None:
+    book = book_of((10.0, demands(1.0, 50)))
+    assert solved(book, 10.0)
+    assert solved(book, 11.0, replicas=0) == {}
+
+
+def test_thousands_of_requests_are_solved_from_a_sample_of_them() -> None:
+    rng = np.random.default_rng(3)
+    many = [Demand(usd, work_s, URGENT) for usd, work_s in rng.lognormal(-2.0, 0.5, (4_000, 2))]
+    found = solved(book_of((600.0, many), horizon_s=600.0), 600.0)[URGENT]
+    whole = value_curve([d.usd_displaced for d in many], [d.work_s for d in many], 600.0 / 4_000, 0.93, points=32)
+    assert found is not None
+    assert whole is not None
+    assert found.price_usd(0.4, 0.15) == pytest.approx(whole.price_usd(0.4, 0.15), rel=0.2)
