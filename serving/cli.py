@@ -120,6 +120,43 @@ def calibrate(
     raise typer.Exit(run(config, Given(pool, url, key, seconds_per_step, force, time.time_ns()), as_json))
 
 
+@app.command()
+def replay(
+    trace: Annotated[Path, typer.Option(help="Trace of requests, CSV or JSON lines, plain or gzip.")],
+    mix: Annotated[Path | None, typer.Option(help="Whose the requests are; else each tenant in equal shares.")] = None,
+    config: Annotated[Path, typer.Option(help="Site file that the gateway runs with.")] = Path(_EMBEDDED),
+    url: Annotated[str, typer.Option(help="The running gateway.")] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str, typer.Option(envvar="BASELOAD_API_KEY", help="API key of tenants without BASELOAD_KEY_<TENANT>.")
+    ] = "local-demo",
+    start_s: Annotated[float, typer.Option(min=0, help="Begin at this second of the trace.")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of the trace to play.")] = 60.0,
+    speed: Annotated[float, typer.Option(min=0.001, max=1000, help="2 plays twice as fast.")] = 1.0,
+    scale_input: Annotated[float, typer.Option(min=0, help="Prompts of this many times the trace's tokens.")] = 1.0,
+    scale_output: Annotated[float, typer.Option(min=0, help="Answers of this many times the trace's tokens.")] = 1.0,
+    input_tokens_max: Annotated[int | None, typer.Option(min=1, help="Cut prompts to this.")] = None,
+    output_tokens_max: Annotated[int | None, typer.Option(min=1, help="Cut answers to this.")] = None,
+    concurrency_max: Annotated[int, typer.Option(min=1, help="Requests in flight at most.")] = 256,
+    usd_max: Annotated[float, typer.Option(min=0, help="Send no more once answers have cost this much.")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws profiles and words.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write one CSV row a request there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
+) -> None:
+    """Play the requests of a trace at their times against a running gateway, and show how they fared.
+
+    Example: baseload replay --trace requests.csv.gz --seconds 120 --input-tokens-max 300 --output-tokens-max 100
+    """
+    from serving.commands.replay import run
+    from serving.replay.plan import Given
+
+    cut = (input_tokens_max, output_tokens_max)
+    given = Given(
+        trace, config, url.rstrip("/"), key, mix, start_s, seconds, speed, scale_input, scale_output, *cut,
+        concurrency_max, usd_max, seed,
+    )  # fmt: skip
+    raise typer.Exit(run(given, as_json, out))
+
+
 def main() -> None:
     """Entry point of the ``baseload`` command."""
     app()

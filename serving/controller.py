@@ -169,7 +169,9 @@ class Controller:
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         published = Market(market.version, market.as_of_s, market.offers, leases)
-        return Published(published, gates, self._engines(now), self._prices.board.fixed, now, self._bidding.state)
+        ratios = {pool: self._gates[pool][1].ratio for pool in gates}
+        bids = msgspec.structs.replace(self._bidding.state, ratios=ratios)
+        return Published(published, gates, self._engines(now), self._prices.board.fixed, now, bids)
 
     def _engines(self, now: float) -> dict[str, Any]:
         return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}

@@ -48,7 +48,8 @@ MARKET_AGE = Gauge("baseload_market_age_seconds", "Age of the market in use", re
 OFFER_UP = Gauge("baseload_offer_up", "1 while the market holds the offer as healthy", ("offer",), registry=REGISTRY)
 POOL = Gauge(
     "baseload_pool_state",
-    "State of a pool: replicas, slots, running and waiting at its gate; engine_* from the engines' own counters",
+    "State of a pool: replicas, slots, running and waiting at its gate; engine_* from the engines' own counters; "
+    "work_ratio: seconds of work that they need over those of the curve",
     ("pool", "what"),
     registry=REGISTRY,
 )

@@ -66,6 +66,8 @@ class Status:
                 metrics.BID_PRICE.labels(pool).set(slope_usd(offer.capacity, 0.0, age_s, 0.0))
                 for what in ("replicas", "slots", "running", "waiting"):
                     metrics.POOL.labels(pool, what).set(getattr(offer.capacity, what))
+        for pool, ratio in self._view.bids.ratios.items():
+            metrics.POOL.labels(pool, "work_ratio").set(ratio)
         for pool, stats in self._view.engines.items():
             for what in ("running", "waiting", "kv_usage", "prompt_tokens", "generation_tokens"):
                 metrics.POOL.labels(pool, f"engine_{what}").set(getattr(stats, what))

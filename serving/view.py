@@ -19,10 +19,14 @@ _CLOCK_S_MAX = 5.0
 
 
 class BidState(msgspec.Struct, frozen=True):
-    """When each pool's bid curves were solved by the controller's clock, and how long the last solving took."""
+    """When each pool's bid curves were solved, by the controller's clock, and how long the last solving took.
+
+    ``ratios``: seconds of work that each pool's engines need over those of their curve, as the gates have learnt.
+    """
 
     solved_at_s: dict[str, float] = {}
     solve_s: float = 0.0
+    ratios: dict[str, float] = {}
 
 
 NO_BIDS = BidState()
@@ -61,7 +65,7 @@ def on_our_clock(published: Published, now_s: float) -> Published:
     leases = {name: replace(lease, expires_s=lease.expires_s - ahead_s) for name, lease in market.leases.items()}
     moved = replace(market, as_of_s=market.as_of_s - ahead_s, offers=offers, leases=leases)
     solved = {pool: solved_s - ahead_s for pool, solved_s in published.bids.solved_at_s.items()}
-    bids = BidState(solved, published.bids.solve_s)
+    bids = msgspec.structs.replace(published.bids, solved_at_s=solved)
     return msgspec.structs.replace(published, market=moved, at_s=now_s, bids=bids)
 
 

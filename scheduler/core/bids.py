@@ -101,7 +101,11 @@ class BidBook:
             windows.append((now_s, now_s - end_s, work_s))
 
     def solve(
-        self, levels: Mapping[str, Sequence[Level]], replicas: Mapping[str, int], ratios: Mapping[str, float], now_s: float
+        self,
+        levels: Mapping[str, Sequence[Level]],
+        replicas: Mapping[str, int],
+        ratios: Mapping[str, float],
+        now_s: float,
     ) -> None:
         """New curves for every pool with ``replicas``; ``ratios``: calibrated over predicted seconds of work.
 
@@ -140,7 +144,13 @@ class BidBook:
         return min(_BURST_MAX, max(1.0, spread / usual)) if usual > 0.0 else 1.0
 
     def _curve(
-        self, demand: list[Demand], lines: Sequence[Level], level: int, span_s: float, added_per_work: float, burst: float
+        self,
+        demand: list[Demand],
+        lines: Sequence[Level],
+        level: int,
+        span_s: float,
+        added_per_work: float,
+        burst: float,
     ) -> BidCurve | None:
         slowest = level == len(lines) - 1
         own = [d for d in demand if d.ttft_s_max <= lines[level].ttft_s_max or slowest]

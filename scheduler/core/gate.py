@@ -72,11 +72,11 @@ class PoolGate:
         for lane in self.lanes.values():
             if lane.healthy:
                 replicas += 1
-                begun_s += lane.backlog_s(now_s, self.calibration.ratio)
+                begun_s += lane.backlog_s(now_s, self.calibration.prefill.value)
                 slots, held = slots + lane.slots, held + len(lane.held)
         if not replicas:
             return tuple(Level(line.ttft_s_max, math.inf, line.bid) for line in self.lines)
-        ahead_s, share = begun_s / replicas, self.calibration.ratio / replicas
+        ahead_s, share = begun_s / replicas, self.calibration.work.value / replicas
         if held >= slots:  # the next slot must come free first
             ahead_s += self.service_s_mean / slots
         found = []
@@ -88,22 +88,20 @@ class PoolGate:
     def queue(self, ticket: Ticket, now_s: float) -> Queue:
         """The pool as ``ticket`` finds it."""
         replicas, own, levels = self.healthy, self._level(ticket), self.levels(now_s)
-        wait_s, share = levels[own].wait_s, self.calibration.ratio / max(1, replicas)
+        wait_s, share = levels[own].wait_s, self.calibration.work.value / max(1, replicas)
         for line in self.lines[own + 1 :]:  # of slower classes only those whose deadlines come first
-            for other in line.tickets.values():
-                if other.ttft_by_s >= ticket.ttft_by_s:
-                    break
-                wait_s += other.work_s * share
+            wait_s += share * line.work_before_s(ticket.ttft_by_s)
         free = not self.waiting and self._best(ticket, now_s) is not None
-        bounds = (self.waiting, self._settings.waiting_max)
-        return Queue(replicas, free, *bounds, wait_s, levels[own:], self.calibration.ratio)
+        return Queue(
+            replicas, free, self.waiting, self._settings.waiting_max, wait_s, levels[own:], self.calibration.work.value
+        )
 
     def _level(self, ticket: Ticket) -> int:
         return min(bisect_left(self._limits, ticket.ttft_s_max), len(self.lines) - 1)
 
     def _best(self, ticket: Ticket, now_s: float) -> str | None:
         """The engine that would begin first; the one with the most free slots among equals."""
-        ahead_s, ratio = self._policy.grant_ahead_s, self.calibration.ratio
+        ahead_s, ratio = self._policy.grant_ahead_s, self.calibration.prefill.value
         best, best_key = None, (math.inf, 0)
         for replica_id, lane in self.lanes.items():
             if lane.takes(ticket.kv_tokens, ahead_s, now_s, ratio):
@@ -134,8 +132,9 @@ class PoolGate:
     def _make_room(self, first: int, now_s: float) -> Verdicts:
         """While the last of a line (from level ``first`` up) is late, the least valuable who may leave goes."""
         verdicts: Verdicts = []
-        base_s, ratio, margin = self._settings.ttft_base_s, self.calibration.ratio, self.calibration.margin
-        share, level = ratio / max(1, self.healthy), first
+        base_s, ratio = self._settings.ttft_base_s, self.calibration.prefill.value
+        share, margin = self.calibration.work.value / max(1, self.healthy), self.calibration.margin
+        level = first
         if not self.healthy:
             return verdicts  # without an engine nothing is known of anybody's wait
         while level < len(self.lines):
@@ -175,13 +174,19 @@ class PoolGate:
             line.remove(ticket.id)
             line.served(ticket.work_s, now_s)
             self.waiting -= 1
+            self.calibration.began(ticket.work_s, self.waiting, self.healthy, now_s)
             verdicts.append(self.give(ticket, best, now_s))
         return verdicts
 
     def give(self, ticket: Ticket, replica_id: str, now_s: float) -> tuple[str, Grant]:
         """The ticket gets a slot of that engine now, whatever the price and whoever waits."""
         lane, settings = self.lanes[replica_id], self._settings
-        lane.give(ticket, settings.step_base_s + settings.step_per_seq_s * len(lane.held), now_s, self.calibration.ratio)
+        lane.give(
+            ticket,
+            settings.step_base_s + settings.step_per_seq_s * len(lane.held),
+            now_s,
+            self.calibration.prefill.value,
+        )
         self._place[ticket.id] = lane
         return ticket.id, Grant(replica_id)
 
@@ -194,7 +199,7 @@ class PoolGate:
         took = lane.first_token(ticket_id, now_s - self._settings.ttft_base_s)
         if took is None:
             return []
-        self.calibration.took(*took)
+        self.calibration.prefill.took(*took)
         ticket, _ = lane.held[ticket_id]
         if ticket.ttft_by_s < math.inf:
             self.calibration.judged(now_s > ticket.ttft_by_s)

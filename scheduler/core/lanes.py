@@ -61,6 +61,15 @@ class Line:
         work_s = self.work_s - self.tickets.pop(ticket_id).work_s
         self.work_s = max(0.0, work_s) if self.tickets else 0.0  # rounding must not pile up
 
+    def work_before_s(self, ttft_by_s: float) -> float:
+        """Work of those whose deadlines come before ``ttft_by_s``."""
+        work_s = 0.0
+        for ticket in self.tickets.values():
+            if ticket.ttft_by_s >= ttft_by_s:
+                break
+            work_s += ticket.work_s
+        return work_s
+
     def served(self, work_s: float, now_s: float) -> None:
         """Work that the pool has begun on for this line."""
         self._flow_s = self.flow(now_s) * _FLOW_S + work_s

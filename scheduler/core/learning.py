@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-# Weight of one observation; some thirty of them make a new opinion.
-_WEIGHT = 0.03
 _RATIO_MIN, _RATIO_MAX = 0.2, 5.0
+_PACE_WORK_S = 0.5  # work per engine after which the pace of a line is looked at
 # Adaptive conformal inference (Gibbs and Candes 2021): each miss takes a step down, each hit a small one up, so that in
 # the long run this share of the requests that waited here misses its objective, whatever the prediction is worth.
 _MISS_TARGET = 0.003
@@ -17,24 +16,49 @@ _MARGIN_STEP = 0.02
 _MARGIN_MIN = 0.5
 
 
-class Calibration:
-    """``ratio``: seconds needed over seconds predicted by the curve. ``margin``: share of an objective to plan with."""
+class Ratio:
+    """Seconds needed over seconds predicted, as two sums that fade; 1 until ``prior_s`` seconds were seen."""
 
-    __slots__ = ("_actual_s", "_margin_max", "_predicted_s", "margin", "ratio")
+    __slots__ = ("_actual_s", "_fade_s", "_predicted_s", "value")
 
-    def __init__(self, margin_max: float, prior_s: float = 1.0) -> None:
-        self.ratio, self.margin, self._margin_max = 1.0, margin_max, margin_max
-        # Sums that fade; the prior says that the curve is right until that many seconds of work were seen.
+    def __init__(self, prior_s: float, fade_s: float) -> None:
+        self.value, self._fade_s = 1.0, fade_s
         self._actual_s = self._predicted_s = prior_s
 
     def took(self, predicted_s: float, actual_s: float) -> None:
-        """An engine needed ``actual_s`` to the first token where the curve says ``predicted_s``."""
+        """``actual_s`` seconds were needed where ``predicted_s`` were predicted."""
         if predicted_s <= 0.0:
             return
-        fade = 1.0 - _WEIGHT
-        self._actual_s = self._actual_s * fade + actual_s
-        self._predicted_s = self._predicted_s * fade + predicted_s
-        self.ratio = min(_RATIO_MAX, max(_RATIO_MIN, self._actual_s / self._predicted_s))
+        keep = max(0.5, 1.0 - predicted_s / self._fade_s)
+        self._actual_s = self._actual_s * keep + actual_s
+        self._predicted_s = self._predicted_s * keep + predicted_s
+        self.value = min(_RATIO_MAX, max(_RATIO_MIN, self._actual_s / self._predicted_s))
+
+
+class Calibration:
+    """What a gate learns about its engines.
+
+    ``prefill``: seconds to first tokens over what the curve says, decoding on the side included. ``work``: replica-seconds in
+    which a line that never ran empty was worked off, over the work in it. ``margin``: share of an objective to plan with.
+    """
+
+    __slots__ = ("_began_s", "_began_work_s", "_margin_max", "margin", "prefill", "work")
+
+    def __init__(self, margin_max: float) -> None:
+        self.margin = self._margin_max = margin_max
+        self.prefill, self.work = Ratio(1.0, 5.0), Ratio(5.0, 30.0)
+        self._began_s: float | None = None  # since when somebody has always waited, and the work that began since
+        self._began_work_s = 0.0
+
+    def began(self, work_s: float, waiting: int, replicas: int, now_s: float) -> None:
+        """Work of one ticket has begun; ``waiting`` others are still in line."""
+        if self._began_s is not None:
+            self._began_work_s += work_s
+            if not waiting or self._began_work_s > _PACE_WORK_S * replicas:
+                self.work.took(self._began_work_s, (now_s - self._began_s) * replicas)
+                self._began_s, self._began_work_s = None, 0.0
+        if waiting and self._began_s is None:
+            self._began_s = now_s
 
     def judged(self, missed: bool) -> None:
         """A request that was served here met or missed its TTFT objective."""

@@ -1,1 +1,1 @@
-"""Replays a trace through the functions that decide live, on a virtual clock: nothing here knows a socket or the time of day."""
+"""Replays a trace through the functions that decide live, on a virtual clock; no socket and no time of day."""

@@ -152,6 +152,16 @@ class SimulatedGateway:
             usd_per_s_waiting=service_class.usd_per_s_waiting,
         )
 
+    def report(self) -> dict[str, list[Demand]]:
+        """Demand since the last report, by offer."""
+        return {offer_id: sample.take() for offer_id, sample in self.samples.items()}
+
+    def failed(self, journey: Journey, http_status: int, retry_after_s: float, now_s: float) -> None:
+        """The source failed before its first token."""
+        error = f"HTTP {http_status}" if http_status else "the engine is gone"
+        self.end(journey, "failed", now_s, error=error, http_status=http_status, retry_after_s=retry_after_s)
+        self.advance(journey, now_s)
+
     def bounced(self, journey: Journey, bounce: Bounce, now_s: float) -> None:
         """The gate said no: an outcome like another."""
         self.end(journey, "bounced", now_s, error=bounce.reason, retry_after_s=bounce.retry_after_s)

@@ -113,7 +113,7 @@ def _quality_threshold(threshold: float) -> Soft:
 
 
 def _lowest_cost(decision: Decision, standing: Standing, now_s: float) -> Decision:
-    return _reordered(decision, standing, lambda deployments: litellm_rules.lowest_cost(deployments))
+    return _reordered(decision, standing, litellm_rules.lowest_cost)
 
 
 def _least_busy(decision: Decision, standing: Standing, now_s: float) -> Decision:

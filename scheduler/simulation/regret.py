@@ -60,15 +60,11 @@ def judged(scenario: Scenario) -> Judged:
             eligible[rows, pool] = inputs[rows] + 1 <= offer.context_tokens
             energy[rows, pool] = _usd(offer, inputs[rows], outputs[rows])
             prefill_s[rows, pool], decode_s[rows, pool] = work_parts(offer.curve, inputs[rows], outputs[rows])
-            decode_max_s[rows, pool] = decode_s_max(
-                offer.curve, outputs[rows], scenario.site.pools[pool].chunk_tokens
-            )
+            decode_max_s[rows, pool] = decode_s_max(offer.curve, outputs[rows], scenario.site.pools[pool].chunk_tokens)
         for offer in api_offers(of, offers):
             fits = rows[inputs[rows] + 1 <= offer.context_tokens]
             elsewhere[fits] = np.minimum(elsewhere[fits], _usd(offer, inputs[fits], outputs[fits]))
-    requests = BoundRequests(
-        arrival_s, ttft_s, late_s, elsewhere, energy, prefill_s, decode_s, decode_max_s, eligible
-    )
+    requests = BoundRequests(arrival_s, ttft_s, late_s, elsewhere, energy, prefill_s, decode_s, decode_max_s, eligible)
     replicas = np.array([float(pool.replicas_max) for pool in scenario.site.pools])
     return Judged(requests, BoundPools.fixed(replicas, scenario.judged.start_s), profile)
 

@@ -1,4 +1,4 @@
-"""A site, a mix and a trace put together: what is played, with how many copies, and which part tunes and which part judges."""
+"""A site, a mix and a trace put together: what is played, how many copies, and which part tunes and which judges."""
 
 from __future__ import annotations
 
@@ -96,7 +96,16 @@ def scenario_of(
     end_s = min(trace.span_s, requests_max / rate)
     split_s = TUNING_SHARE * end_s
     return Scenario(
-        site, profiles, assign_by, trace, copies, load_factor, seed, Window(0.0, split_s), Window(split_s, end_s), policy
+        site,
+        profiles,
+        assign_by,
+        trace,
+        copies,
+        load_factor,
+        seed,
+        Window(0.0, split_s),
+        Window(split_s, end_s),
+        policy,
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -135,5 +134,13 @@ def _lognormal(rng: np.random.Generator, spread: float) -> Callable[[], float]:
     return draw
 
 
-Outages = Mapping[str, tuple[tuple[float, float], ...]]
-NEVER_S = math.inf
+def slower(curve: ServiceCurve, factor: float) -> ServiceCurve:
+    """The curve of engines that need ``factor`` times as long."""
+    if factor == 1.0:
+        return curve
+    return replace(
+        curve,
+        prefill_tokens_per_s=curve.prefill_tokens_per_s / factor,
+        itl_base_s=curve.itl_base_s * factor,
+        itl_per_seq_s=curve.itl_per_seq_s * factor,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,11 @@ ROWS_MAX = 4_000_000
 
 @dataclass(slots=True)
 class Tally:
-    """``rows`` (by the request's number in the run): API USD, energy USD, TTFT (nan: none), served by which offer."""
+    """Lists have one entry a request, in order of its end (``number`` is its place in the run), up to ``ROWS_MAX``.
+
+    ``series``: by bucket of the span and of arrival: USD of APIs, USD of energy, served by APIs, served by own engines, in
+    time, requests. ``bids``: by pool and bucket: sum of bid prices (USD per replica-second), and of how many clearings.
+    """
 
     from_s: float
     span_s: float
@@ -36,6 +41,7 @@ class Tally:
     offer: list[int] = field(default_factory=list)
     number: list[int] = field(default_factory=list)
     series: np.ndarray = field(default_factory=lambda: np.zeros((BUCKETS, 6)))
+    bids: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, number: int, request: Request, entry: LedgerEntry, kind: str, bounces: int) -> None:
         """One request that is over."""
@@ -50,8 +56,7 @@ class Tally:
         if in_time:
             self.in_time += 1
             counts[0] += 1
-        bucket = min(BUCKETS - 1, int((request.arrived_s - self.from_s) / max(1e-9, self.span_s) * BUCKETS))
-        row = self.series[max(0, bucket)]
+        row = self.series[self._bucket(request.arrived_s)]
         if local:
             self.local += 1
             self.usd_energy += entry.usd_avoidable
@@ -69,6 +74,16 @@ class Tally:
             self.ttft_s.append(entry.ttft_s if entry.ttft_s is not None else math.nan)
             self.api_usd.append(0.0 if local else entry.usd_avoidable)
             self.offer.append(self.offers.setdefault(entry.offer_id, len(self.offers)))
+
+    def _bucket(self, at_s: float) -> int:
+        return max(0, min(BUCKETS - 1, int((at_s - self.from_s) / max(1e-9, self.span_s) * BUCKETS)))
+
+    def bid(self, usd_per_replica_s: Mapping[str, float], now_s: float) -> None:
+        """The bid price of every pool at one clearing."""
+        bucket = self._bucket(now_s)
+        for pool, usd in usd_per_replica_s.items():
+            sums = self.bids.setdefault(pool, np.zeros((BUCKETS, 2)))
+            sums[bucket] += (usd, 1.0)
 
     @property
     def usd_total(self) -> float:

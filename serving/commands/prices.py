@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from pricing.report import BLEND_INPUT_SHARE, PriceReport
 from scheduler.config import ClusterConfig
 from serving.price_report import nodes, sources, tables
-from serving.price_report.tables import Column, Table
-from serving.price_report.words import count, listed, percent
+from serving.report import terminal
+from serving.report.tables import Table
+from serving.report.words import percent
 
-_PIPE_COLUMNS = 240
 _ROWS_MAX = 200
 _FEW_ROWS_MAX = 40
-_FOLD_CELLS = 26
-_GAP_CELLS = 2
 
 
 class Options(NamedTuple):
@@ -82,12 +77,12 @@ def _write_page(options: Options, config: ClusterConfig, report: PriceReport) ->
 def show(report: PriceReport, now_s: float, console: Console | None = None) -> None:
     """Print the board: a sentence, then the tables that have rows; what an empty one means is said in a line."""
     if console is None:
-        console = Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, file=sys.stdout)
+        console = terminal.output()
     console.print(Text(tables.sentence(report, now_s), style="bold"))
     quiet = []
     for table, rows_max in _tables(report, now_s):
         if table.rows:
-            _print(console, table, rows_max)
+            terminal.show(console, table, rows_max)
         else:
             quiet.append(table.empty)
     console.print()
@@ -110,54 +105,3 @@ def _tables(report: PriceReport, now_s: float) -> Iterator[tuple[Table, int]]:
 def _legend(report: PriceReport) -> str:
     blend = f"Blended: {percent(BLEND_INPUT_SHARE)} of the tokens are input"
     return f"{blend}; for a pool, its own mix where known. {tables.BASIS_LEGEND}" if report.local else f"{blend}."
-
-
-def _print(console: Console, table: Table, rows_max: int) -> None:
-    rows = table.rows[:rows_max]
-    filled = [c for i, c in enumerate(table.columns) if not c.rank or any(row[i] not in ("", "-") for row in rows)]
-    chosen = _fitting(console.width, table.columns, filled, rows)
-    console.print()
-    console.print(Text(table.title, style="bold"))
-    console.print(_grid(table.columns, chosen, rows))
-    dropped = [column for column in filled if column not in chosen]
-    for place, column in enumerate(table.columns):
-        if column.aside and column in dropped:
-            for row in rows:
-                if row[place]:
-                    console.print(Text(f"{row[0]}: {row[place]}"))
-    names = [column.name for column in dropped if not column.aside]
-    if names:
-        console.print(Text(f"Too narrow here for: {listed(names)}."))
-    if len(table.rows) > rows_max:
-        console.print(Text(f"{count(len(table.rows) - rows_max, 'more row')} not shown; --json has them all."))
-
-
-def _fitting(
-    width: int, columns: tuple[Column, ...], filled: list[Column], rows: Sequence[tuple[str, ...]]
-) -> list[Column]:
-    """The columns for which there is room, the least important left out first; long words may fold, numbers not."""
-    wanted: dict[Column, int] = {}
-    for place, column in enumerate(columns):
-        cells = max((cell_len(row[place]) for row in rows), default=0)
-        widest = max(cells, cell_len(column.name))
-        wanted[column] = widest if column.right else min(widest, _FOLD_CELLS)
-    chosen = list(filled)
-    while sum(wanted[column] + _GAP_CELLS for column in chosen) - _GAP_CELLS > width:
-        rank = max(column.rank for column in chosen)
-        if not rank:
-            break
-        chosen.remove(next(column for column in reversed(chosen) if column.rank == rank))
-    return chosen
-
-
-def _grid(columns: tuple[Column, ...], chosen: list[Column], rows: Sequence[tuple[str, ...]]) -> RichTable:
-    grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in chosen:
-        # A number broken over two lines is another number: only words are folded.
-        grid.add_column(
-            Text(column.name), justify="right" if column.right else "left", no_wrap=column.right, overflow="fold"
-        )
-    places = [columns.index(column) for column in chosen]
-    for row in rows:
-        grid.add_row(*(Text(row[place]) for place in places))
-    return grid

@@ -189,7 +189,7 @@ class GateServer:
             service_s_mean=state.pool.service_s_mean,
             engine=state.stats(),
             levels=state.levels(now),
-            ratio=state.pool.calibration.ratio,
+            ratio=state.pool.calibration.work.value,
             admitted_per_s=state.admitted_per_s(now),
             gated=state.holds,
             bids_at_s=state.bids_at_s,

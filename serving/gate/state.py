@@ -92,7 +92,7 @@ class GateState:
             rate = (work_s - self._admitted[1]) / past_s
             self._admitted_per_s += (1.0 - math.exp(-past_s / _RATE_S)) * (rate - self._admitted_per_s)
         self._admitted = (now_s, work_s)
-        return self._admitted_per_s * self.pool.calibration.ratio
+        return self._admitted_per_s * self.pool.calibration.work.value
 
     def enter(self, owner: str, message: Enter, now_s: float) -> Messages:
         """A ticket arrives: granted or bounced at once, or held until an engine can begin or its time runs out."""
@@ -114,7 +114,7 @@ class GateState:
 
     def _at_once(self, ticket: Ticket, now_s: float) -> tuple[str, Grant | Bounce]:
         """To the engine with the least to do, unless there is none or all have far too much."""
-        pool, ratio = self.pool, self.pool.calibration.ratio
+        pool, ratio = self.pool, self.pool.calibration.work.value
         healthy = [replica_id for replica_id, lane in pool.lanes.items() if lane.healthy]
         if not healthy:
             return ticket.id, Bounce(admission.NOBODY, 1.0)
@@ -128,11 +128,11 @@ class GateState:
 
     def _assume(self, now_s: float) -> None:
         """Plain answers show no first token: theirs is taken to come as predicted, or others would be kept for it."""
-        ratio = self.pool.calibration.ratio
+        ratio = self.pool.calibration.work.value
         for lane in self.pool.lanes.values():
             while lane.begun:
-                ticket_id, begun = next(iter(lane.begun.items()))
-                due_s = lane.since_s + begun.prefill_s * ratio
+                ticket_id, prefill_s = next(iter(lane.begun.items()))
+                due_s = lane.since_s + (lane.step_s + prefill_s) * ratio
                 if ticket_id not in self._plain or due_s > now_s:
                     break
                 lane.first_token(ticket_id, due_s)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from pricing.report import BASES, LocalCost, PriceReport
-from serving.price_report.drawing import FILLS, HATCHES, scale
 from serving.price_report.tables import parts_of
-from serving.price_report.words import number, short
+from serving.report.drawing import FILLS, HATCHES, legend_above, scale
+from serving.report.words import number, short
 
 _MARKERS = {
     "avoidable": ("D", "#009E73"),
@@ -74,7 +74,7 @@ def draw_merit_order(canvas: Canvas, rows: Sequence[MeritRow], height_in: float)
     axes.grid(True, axis="x", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.set_xlabel("blended USD/Mtok, logarithmic" if is_log else "blended USD/Mtok")
-    _legend_above(canvas, [(Line2D([], [], **_marker(basis)), basis) for basis in found])
+    legend_above(canvas, [(Line2D([], [], **_marker(basis)), basis) for basis in found])
 
 
 def _marker(basis: str) -> dict[str, Any]:
@@ -124,14 +124,4 @@ def draw_stack(canvas: Canvas, local: Sequence[LocalCost], height_in: float) -> 
     axes.grid(True, axis="x", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
     if parts:
-        _legend_above(canvas, legend)
-
-
-def _legend_above(canvas: Canvas, entries: Sequence[tuple[Any, str]]) -> None:
-    """A legend over the figure's whole width. A label with an underscore in front would be left out."""
-    canvas.legend(
-        [artist for artist, _ in entries],
-        [f" {label}" if label.startswith("_") else label for _, label in entries],
-        loc="upper left", bbox_to_anchor=(0.01, 1.0), ncols=len(entries), frameon=False, handlelength=2.2,
-        handleheight=1.2, columnspacing=1.4, borderaxespad=0.2,
-    )  # fmt: skip
+        legend_above(canvas, legend)

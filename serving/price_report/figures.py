@@ -6,8 +6,6 @@ A figure without data has no drawing: its finding says what is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-from xml.etree.ElementTree import Element
 
 from matplotlib.figure import Figure as Canvas
 
@@ -16,20 +14,12 @@ from serving.price_report import drawing, findings, tables
 from serving.price_report.cost_figures import draw_merit_order, draw_stack, merit_rows
 from serving.price_report.drawing import LINES_MAX
 from serving.price_report.history import Mark, PriceHistoryView, Series, Summary, bounded, summary
-from serving.price_report.tables import Column, Table, left
-from serving.price_report.words import age, count, instant, listed, number, percent, plain
+from serving.report.drawing import svg
+from serving.report.page import Figure
+from serving.report.tables import Column, Table, left
+from serving.report.words import age, count, instant, listed, number, percent, plain
 
 _MARK_ROWS_MAX = 60
-
-
-class Figure(NamedTuple):
-    """``drawing`` is an SVG element, None without data. ``tables`` are what it was drawn from."""
-
-    name: str
-    title: str
-    finding: str
-    drawing: Element | None
-    tables: tuple[Table, ...]
 
 
 def all_of(report: PriceReport, history: PriceHistoryView) -> list[Figure]:
@@ -63,7 +53,7 @@ def _lines(name: str, title: str, series: Sequence[Series], found: Sequence[Mark
         drawing.marks(axes, groups)
 
     height_in = max(3.4, 0.8 + 0.165 * len(shown))
-    picture = drawing.svg(name, f"Step lines: {title.lower()}. {finding}", height_in, draw)
+    picture = svg(name, f"Step lines: {title.lower()}. {finding}", height_in, draw)
     behind = [_history_table(f"{title}: the figures behind the lines", summaries)]
     if groups:
         behind.append(_marks_table(groups))
@@ -121,7 +111,7 @@ def _grid(history: PriceHistoryView, as_of_s: float) -> Figure:
                 as_of_s / 86_400.0, 1.01, "now", transform=axes[0].get_xaxis_transform(), ha="center", fontsize=7.5
             )
 
-    picture = drawing.svg(name, f"Step lines: {title.lower()}. {finding}", height_in, draw)
+    picture = svg(name, f"Step lines: {title.lower()}. {finding}", height_in, draw)
     return Figure(name, title, finding, picture, (_history_table(f"{title}: the figures", [*found[0], *found[1]]),))
 
 
@@ -134,7 +124,7 @@ def _stack(local: Sequence[LocalCost]) -> Figure:
     if len(shown) < len(local):
         finding += f" Drawn are the {LINES_MAX} dearest of {count(len(local), 'pool')}."
     height_in = 1.2 + 0.34 * len(shown)
-    picture = drawing.svg(
+    picture = svg(
         name, f"Stacked bars, one a pool. {finding}", height_in, lambda canvas: draw_stack(canvas, shown, height_in)
     )
     return Figure(name, title, finding, picture, (tables.stack(local),))
@@ -151,7 +141,7 @@ def _merit(report: PriceReport) -> Figure:
     shown = rows[:LINES_MAX]
     height_in = 1.15 + 0.27 * len(shown)
     alt = f"Points on a line for each offer, the cheapest at the top. {finding}"
-    picture = drawing.svg(name, alt, height_in, lambda canvas: draw_merit_order(canvas, shown, height_in))
+    picture = svg(name, alt, height_in, lambda canvas: draw_merit_order(canvas, shown, height_in))
     columns = (left("offer"), left("basis"), Column("blended USD/Mtok"))
     behind = [(plain(row.name), basis, number(usd)) for row in rows for basis, usd in row.usd.items()]
     return Figure(name, title, finding, picture, (Table("The points of the figure", columns, behind),))

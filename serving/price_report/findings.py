@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pricing.report import LocalCost, OfferPrice, PriceReport
 from serving.price_report.history import Summary
-from serving.price_report.words import age, count, day, instant, number, percent, short
+from serving.report.words import age, count, day, instant, number, percent, short
 
 
 def of_prices(summaries: Sequence[Summary], until_s: float, what: str) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from serving.price_report.words import plain
+from serving.report.words import plain
 
 Point = tuple[float, float | None]
 

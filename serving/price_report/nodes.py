@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pricing.meter.readings import GpuReading
 from pricing.report import NodeReading, PriceReport
-from serving.price_report.tables import Column, Table, left
-from serving.price_report.words import age, number, percent, plain
+from serving.report.tables import Column, Table, left
+from serving.report.words import age, number, percent, plain
 
 _GIB = 2**30
 

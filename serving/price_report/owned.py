@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pricing.report import LocalCost
-from serving.price_report.tables import Column, Table, left
-from serving.price_report.words import number, percent, plain
+from serving.report.tables import Column, Table, left
+from serving.report.words import number, percent, plain
 
 
 def methods(local: Sequence[LocalCost]) -> Table:

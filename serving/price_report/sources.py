@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pricing.report import BLEND_INPUT_SHARE, LocalCost, PriceReport, RentPrice
-from serving.price_report.tables import Column, Table, left, merit_order
-from serving.price_report.words import age, instant, number, percent, plain
+from serving.price_report.tables import merit_order
+from serving.report.tables import Column, Table, left
+from serving.report.words import age, instant, number, percent, plain
 
 
 def feeds(report: PriceReport, now_s: float) -> Table:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from pricing.report import BASES, Basis, LocalCost, MtokPrice, OfferPrice, PriceReport
-from serving.price_report.words import age, count, instant, number, percent, plain
+from serving.report.tables import Column, Table, left
+from serving.report.words import age, count, instant, number, percent, plain
 
 PARTS = ("capital", "maintenance", "staff", "rack", "network", "rent", "power")
 BASIS_WORDS: dict[Basis, str] = {
@@ -19,29 +19,6 @@ BASIS_LEGEND = (
     "avoidable is the energy of the next token, and all that dispatch reads; standard is at a fixed use, for chargeback."
 )
 _SOON_S = 60 * 86_400.0
-
-
-class Column(NamedTuple):
-    """``rank`` 0 is always shown; where the width does not suffice the highest ranks go first, ``aside`` to lines below."""
-
-    name: str
-    rank: int = 0
-    right: bool = True
-    aside: bool = False
-
-
-class Table(NamedTuple):
-    """``rows`` hold one text per column. ``empty`` is what to say instead of a table without rows."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: Sequence[tuple[str, ...]]
-    empty: str = ""
-
-
-def left(name: str, rank: int = 0, aside: bool = False) -> Column:
-    """A column of words."""
-    return Column(name, rank, right=False, aside=aside)
 
 
 def merit_order(offers: Iterable[OfferPrice]) -> list[OfferPrice]:

@@ -16,11 +16,12 @@ from price_cases import DAY_S, HOSTILE, HOUR_S, NOW_S, histories, local, mtok, o
 from pricing.report import PriceReport
 from serving.price_report import findings
 from serving.price_report.cost_figures import merit_rows
-from serving.price_report.drawing import grouped, line_style
+from serving.price_report.drawing import grouped
 from serving.price_report.figures import all_of
 from serving.price_report.history import Mark, PriceHistoryView, Series, bounded, summary
 from serving.price_report.page import html, write
 from serving.price_report.sources import assumptions
+from serving.report.drawing import line_style
 
 EMPTY = PriceReport(NOW_S, (), (), (), ())
 VOID = {"meta", "br", "hr", "img", "link", "input"}

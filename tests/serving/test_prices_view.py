@@ -21,9 +21,9 @@ from rich.console import Console
 from pricing.meter.readings import GpuReading, HostReading
 from pricing.report import FeedState, Incident, NodeReading, OtherSource, PriceReport, Unpriced
 from serving.commands.prices import show
-from serving.price_report import drawing, words
 from serving.price_report.tables import bases, merit_order, notes, sentence
-from serving.price_report.words import NONE, age, number, plain, short
+from serving.report import drawing, words
+from serving.report.words import NONE, age, number, plain, short
 
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = PriceReport(NOW_S, (), (), (), ())

@@ -1,0 +1,122 @@
+"""What happens next: a tournament over instants, and the binary heaps of engines and lines. Compiled; nothing is checked."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from scheduler.simulation.kernel.state import State
+
+
+@njit(error_model="numpy")
+def set_due(s: State, leaf: int, due_s: float) -> None:
+    """The next instant of ``leaf`` (inf: never), and the new winner at the root."""
+    s.due_s[leaf] = due_s
+    node = (leaf + s.due_s.shape[0]) >> 1
+    while node >= 1:
+        left, right = s.first[2 * node], s.first[2 * node + 1]
+        s.first[node] = left if s.due_s[left] <= s.due_s[right] else right
+        node >>= 1
+
+
+@njit(error_model="numpy")
+def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
+    """An answer that ends at ``step``; the heap of ``lane`` has ``size`` before."""
+    steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
+    i = size
+    while i > 0:
+        parent = (i - 1) >> 1
+        if steps[parent] <= step:
+            break
+        steps[i], tickets[i] = steps[parent], tickets[parent]
+        i = parent
+    steps[i], tickets[i] = step, ticket
+
+
+@njit(error_model="numpy")
+def pop_end(s: State, lane: int, size: int) -> int:
+    """The ticket whose answer ends first; the heap of ``lane`` has ``size`` before."""
+    steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
+    found = tickets[0]
+    size -= 1
+    step, ticket = steps[size], tickets[size]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        if child + 1 < size and steps[child + 1] < steps[child]:
+            child += 1
+        if steps[child] >= step:
+            break
+        steps[i], tickets[i] = steps[child], tickets[child]
+        i = child
+    steps[i], tickets[i] = step, ticket
+    return int(found)
+
+
+@njit(error_model="numpy")
+def _sift_up(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, i: int) -> None:
+    one_usd, ticket, number = usd[i], tickets[i], numbers[i]
+    while i > 0:
+        parent = (i - 1) >> 1
+        if usd[parent] <= one_usd:
+            break
+        usd[i], tickets[i], numbers[i] = usd[parent], tickets[parent], numbers[parent]
+        i = parent
+    usd[i], tickets[i], numbers[i] = one_usd, ticket, number
+
+
+@njit(error_model="numpy")
+def _sift_down(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, size: int) -> None:
+    one_usd, ticket, number = usd[0], tickets[0], numbers[0]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        if child + 1 < size and usd[child + 1] < usd[child]:
+            child += 1
+        if usd[child] >= one_usd:
+            break
+        usd[i], tickets[i], numbers[i] = usd[child], tickets[child], numbers[child]
+        i = child
+    usd[i], tickets[i], numbers[i] = one_usd, ticket, number
+
+
+@njit(error_model="numpy")
+def may_leave(s: State, line: int, ticket: int) -> None:
+    """One more who may make room. Those who are gone are thrown out when they are more than half."""
+    usd, tickets, numbers = s.room_usd[line], s.room_ticket[line], s.room_number[line]
+    of, one = s.lines[line], s.tickets[ticket]
+    if of.heap_size > 2 * of.count + 62:
+        kept = 0
+        for i in range(of.heap_size):
+            if s.tickets[tickets[i]].number == numbers[i]:
+                usd[kept], tickets[kept], numbers[kept] = usd[i], tickets[i], numbers[i]
+                _sift_up(usd, tickets, numbers, kept)
+                kept += 1
+        of.heap_size = kept
+    i = of.heap_size
+    usd[i] = one.usd_displaced / one.work_s if one.work_s > 0.0 else np.inf
+    tickets[i], numbers[i] = ticket, one.number
+    of.heap_size = i + 1
+    _sift_up(usd, tickets, numbers, i)
+
+
+@njit(error_model="numpy")
+def least_worth(s: State, line: int, now_s: float) -> int:
+    """Who of ``line`` is worth least per second of work and can still be in time elsewhere; -1 for nobody."""
+    usd, tickets, numbers = s.room_usd[line], s.room_ticket[line], s.room_number[line]
+    of = s.lines[line]
+    while of.heap_size > 0:
+        ticket = tickets[0]
+        one = s.tickets[ticket]
+        if one.number == numbers[0] and one.leave_by_s >= now_s:
+            return int(ticket) if usd[0] < np.inf else -1
+        size = of.heap_size - 1  # gone, or too late for ever: instants only go on
+        usd[0], tickets[0], numbers[0] = usd[size], tickets[size], numbers[size]
+        of.heap_size = size
+        if size:
+            _sift_down(usd, tickets, numbers, size)
+    return -1
