@@ -88,6 +88,27 @@ class RequestBounds(Model):
     output_tokens_max: Count = 131_072
 
 
+class CommitmentSpec(Model):
+    """The commitment clock: how many replicas pools have between their bounds, judged every ``every_s``.
+
+    ``advisory`` keeps a record of what it would do; ``enforce`` does it, where the engine can be scaled; ``off``: neither.
+    ``hold_s``: how long a replica that was started stays at least, and so what it has to pay for. ``down_share``: it goes when
+    it is worth less than this share of its avoidable cost, for ``down_after_s``. ``usable_share``: how busy a replica can
+    be. ``usd_unserved``: what serving a request is worth that nobody else may serve. ``spread_ratio``: how much dearer a
+    replica in another failure domain may be. ``swap_ratio``: how much dearer one must be to be replaced by another.
+    """
+
+    mode: Literal["off", "advisory", "enforce"] = "advisory"
+    every_s: Annotated[float, Field(ge=1, le=3600, strict=True)] = 60.0
+    hold_s: Positive = 600.0
+    down_after_s: NonNegative = 300.0
+    down_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.8
+    usable_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.9
+    usd_unserved: NonNegative = 0.01
+    spread_ratio: Annotated[float, Field(ge=1, le=10, strict=True)] = 1.15
+    swap_ratio: Annotated[float, Field(ge=1, le=10, strict=True)] = 1.25
+
+
 class PolicySpec(Model):
     """How base and peak are played.
 
@@ -110,3 +131,4 @@ class PolicySpec(Model):
     breaker_max_s: Positive = 60.0
     triage: str = Field(default="scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")
     bounds: RequestBounds = RequestBounds()
+    commitment: CommitmentSpec = CommitmentSpec()

@@ -38,7 +38,7 @@ class BidCurve:
         return usd if usd > 0.0 else 0.0
 
 
-_ROUNDS = 12
+_ROUNDS = 40
 
 
 class Level(NamedTuple):
@@ -64,7 +64,13 @@ def overtaken_s(levels: Sequence[Level], level: int) -> float:
     limit_s, x_s = levels[level].ttft_s_max, levels[level].wait_s
     wait_s = x_s
     for _ in range(_ROUNDS):
-        wait_s = x_s + sum(fast.load * min(wait_s, limit_s - fast.ttft_s_max) for fast in levels[:level])
+        longer_s = x_s
+        for fast in levels[:level]:
+            gap_s = limit_s - fast.ttft_s_max
+            longer_s += fast.load * (wait_s if wait_s < gap_s else gap_s)
+        if longer_s - wait_s < 1e-3:
+            return longer_s
+        wait_s = longer_s
     return wait_s
 
 

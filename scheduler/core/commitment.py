@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from scheduler.core.fleet import Action, CommitmentPolicy, FleetPlan, Memory, Outlook, PoolFleet, Replacing
 from scheduler.core.market import Market
@@ -82,13 +82,7 @@ class _Round:
     memory: Memory
     policy: CommitmentPolicy
     now_s: float
-    actions: list[Action]
-
-    def __init__(
-        self, members: list[PoolFleet], outlook: Outlook | None, memory: Memory, policy: CommitmentPolicy, now_s: float
-    ) -> None:
-        self.members, self.outlook, self.memory, self.policy, self.now_s = members, outlook, memory, policy, now_s
-        self.actions = []
+    actions: list[Action] = field(default_factory=list)
 
     def _act(self, pool: PoolFleet, change: int, reason: str, usd: float) -> None:
         self.actions.append(Action(pool.name, change, reason, usd))
@@ -157,8 +151,8 @@ class _Round:
             )
             if 0.0 < spent_usd >= cost_usd and net_usd >= pool.start_usd():
                 reason = (
-                    f"{spent_usd:.4f} USD were burst in the {self.now_s - shortage.since_s:.0f} s of this shortage, as much as "
-                    f"a start and {policy.hold_s:.0f} s of one more replica cost ({cost_usd:.4f} USD)"
+                    f"{spent_usd:.4f} USD were burst in the {self.now_s - shortage.since_s:.0f} s of this shortage, as much "
+                    f"as a start and {policy.hold_s:.0f} s of one more replica cost ({cost_usd:.4f} USD)"
                 )
                 usd = spent_usd
             elif 0.0 < worth_usd >= cost_usd:
@@ -181,7 +175,7 @@ class _Round:
         dear = self._leaving()
         if replacing is not None:
             self.memory = replace(self.memory, replacing=None)
-            if dear is not None and dear.name == replacing.pool and count > replacing.count:
+            if dear is not None and dear.name == replacing.pool and count > replacing.replicas:
                 self._act(dear, -1, "a cheaper replica has taken its place", dear.held_usd(policy.hold_s))
             return
         new = self._candidate()
@@ -189,7 +183,9 @@ class _Round:
             return
         dear_usd, new_usd = dear.held_usd(policy.hold_s) / dear.speed, self._commit_usd(new) / new.speed
         if self.memory.idle_since_s == math.inf and dear_usd > policy.swap_ratio * new_usd:
-            reason = f"it replaces one of {dear.name}: {new_usd:.4f} instead of {dear_usd:.4f} USD in {policy.hold_s:.0f} s"
+            reason = (
+                f"it replaces one of {dear.name}: {new_usd:.4f} instead of {dear_usd:.4f} USD in {policy.hold_s:.0f} s"
+            )
             self._act(new, 1, reason, dear_usd - new_usd)
             self.memory = replace(self.memory, replacing=Replacing(dear.name, count))
 
@@ -200,7 +196,9 @@ class _Round:
 
     def dearest_usd(self, surplus: list[Action]) -> float:
         """USD a second of the dearest that would go."""
-        return max(member.held_usd(1.0) for member in self.members if member.name in {action.pool for action in surplus})
+        return max(
+            member.held_usd(1.0) for member in self.members if member.name in {action.pool for action in surplus}
+        )
 
     def surplus(self) -> list[Action]:
         """What would go now, dearest first, while nothing is starting."""

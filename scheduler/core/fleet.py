@@ -112,10 +112,10 @@ class Action(NamedTuple):
 
 
 class Replacing(NamedTuple):
-    """A replica of ``pool`` goes once the group has more than ``count`` that answer."""
+    """A replica of ``pool`` goes once the group has more than ``replicas`` that answer."""
 
     pool: str
-    count: int
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)

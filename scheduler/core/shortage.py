@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scheduler.core.worth import Worth
 
@@ -70,4 +71,4 @@ def _first(values: Sequence[float], width: float) -> float:
 
 def _rest(values: Sequence[float], width: float) -> tuple[float, ...]:
     ends = [_first(values, i + width) for i in range(len(values) + 1)]
-    return tuple(max(0.0, high - low) for low, high in zip(ends, ends[1:], strict=False))
+    return tuple(max(0.0, high - low) for low, high in pairwise(ends))

@@ -42,7 +42,9 @@ class Worth:
         return self.usd[i - 1] + (self.usd[i] - self.usd[i - 1]) * (work_s - low_s) / (high_s - low_s)
 
     def between(self, from_s: float, to_s: float, load: float = 1.0) -> float:
-        """USD of the work between two quantities when there is ``load`` times as much of every kind."""
+        """USD of the work between two quantities with ``load`` times as much of every kind (inf: all of it the best)."""
+        if load == math.inf:
+            return (to_s - from_s) * self.usd[1] / self.work_s[1] if len(self.usd) > 1 else 0.0
         return load * (self.at(to_s / load) - self.at(from_s / load)) if load > 0.0 else 0.0
 
 

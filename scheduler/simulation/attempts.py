@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,14 +16,17 @@ from scheduler.core.dispatch import Attempt, decide, next_attempt
 from scheduler.core.learning import OutputLengths
 from scheduler.core.market import NO_LOAD, Decision, Market, Outcome, Policy, Quote, Request, Status
 from scheduler.core.standing import Standing
-from scheduler.core.supply import Usage
+from scheduler.core.supply import Offer, Usage
+from scheduler.simulation.mix import Profile
 from scheduler.simulation.policies import Rule
+from scheduler.simulation.rows import Row
 
 HOP_S = 0.002  # from a gateway to a gate or provider and back
 # A provider's first token may take this much longer than it usually does; who leaves a line leaves in time for that.
 _API_SPREAD = 1.4
 _LENGTH_GUESS = 256.0
 _NOTHING = Usage(0, 0, 0)
+_SESSIONS_MAX = 20_000
 
 
 @dataclass(slots=True)
@@ -32,6 +37,7 @@ class Journey:
     request: Request
     usage: Usage
     template: str
+    blocks: Sequence[Hashable]
     gateway: SimulatedGateway
     decision: Decision
     outcomes: list[Outcome] = field(default_factory=list)
@@ -57,12 +63,13 @@ class World(Protocol):
 class SimulatedGateway:
     """One gateway: its own standing, its own snapshot of the market, what it has learnt by itself."""
 
-    def __init__(self, world: World, rule: Rule, policy: Policy, market: Market) -> None:
-        self._world, self._rule, self._policy = world, rule, policy
+    def __init__(self, world: World, rule: Rule, policy: Policy, market: Market, caches: bool = False) -> None:
+        self._world, self._rule, self._policy, self._caches = world, rule, policy, caches
         self.market = market
         self.standing = Standing(policy, 0.1)
         self.lengths = OutputLengths(_LENGTH_GUESS)
         self.samples: dict[str, Sample] = {}
+        self._sessions: OrderedDict[str, tuple[str, int]] = OrderedDict()
 
     def publish(self, market: Market, now_s: float) -> None:
         """A new snapshot."""
@@ -70,21 +77,34 @@ class SimulatedGateway:
         self.market = market
         self.standing.seen(old, market.offers, now_s)
 
-    def expected_output(self, tenant: str, template: str, actual: int) -> int:
-        """The answer's length as this policy may know it before it is written."""
-        if self._rule.knows_lengths:
-            return actual
-        return max(1, round(self.lengths.expected(tenant, template)))
-
-    def arrive(self, request: Request, usage: Usage, template: str, journey_id: str, now_s: float) -> None:
+    def arrive(self, request_id: str, row: Row, profile: Profile, now_s: float) -> None:
         """A request comes in: decided once, then tried."""
-        rule = self._rule
+        rule, tenant, template = self._rule, profile.tenant, profile.name
+        expected: float = row.output_tokens if rule.knows_lengths else self.lengths.expected(tenant, template)
+        prefix_offer, prefix_tokens = self._sessions.get(row.session, ("", 0)) if row.session else ("", 0)
+        request = Request(
+            id=request_id,
+            tenant=tenant,
+            service_class=profile.service_class,
+            models=profile.models,
+            usage=Usage(row.input_tokens, 0, max(1, round(expected))),
+            difficulty=row.difficulty,
+            needs=profile.needs,
+            zones=profile.zones,
+            usd_max=profile.usd_max,
+            deadline_s=now_s + profile.deadline_s,
+            arrived_s=now_s,
+            session=row.session,
+            prefix_offer=prefix_offer,
+            prefix_tokens=prefix_tokens,
+        )
         decision = decide(request, self.market, self.standing.load, self._policy, now_s, soft=rule.soft)
         if rule.reorders is not None:
             decision = rule.reorders(decision, self.standing, now_s)
         if rule.bids:
             self._sample(request, decision)
-        self.advance(Journey(journey_id, request, usage, template, self, decision), now_s)
+        usage = Usage(row.input_tokens, 0, row.output_tokens)
+        self.advance(Journey(request_id, request, usage, template, row.blocks, self, decision), now_s)
 
     def _sample(self, request: Request, decision: Decision) -> None:
         limit_s = request.service_class.ttft_s_max
@@ -194,4 +214,15 @@ class SimulatedGateway:
         self.standing.end(offer, request.tenant, reserved, outcome, offer.curve.prefill_s(request.usage))
         if status == "complete":
             self.lengths.observe(request.tenant, journey.template, journey.usage.output_tokens)
+            if request.session and self._caches:
+                self._remember(request.session, offer, journey.usage)
             self._world.ended(journey, now_s)
+
+    def _remember(self, session: str, offer: Offer, usage: Usage) -> None:
+        if offer.capacity is None:
+            self._sessions.pop(session, None)  # the cache that it had ages unseen: not to be counted on
+            return
+        self._sessions[session] = (offer.id, usage.input_tokens)
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > _SESSIONS_MAX:
+            self._sessions.popitem(last=False)

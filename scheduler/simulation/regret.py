@@ -9,7 +9,6 @@ import numpy as np
 from scheduler.core.market import Load, Policy, Request
 from scheduler.core.supply import Offer
 from scheduler.simulation.bound.bound import Bound, BoundPools, BoundRequests, clairvoyant
-from scheduler.simulation.mix import Profile
 from scheduler.simulation.policies import Rule, preference
 from scheduler.simulation.scenario import (
     EPOCH_S,
@@ -41,9 +40,9 @@ def judged(scenario: Scenario) -> Judged:
     batches = list(scenario.batches(scenario.judged))
     if not batches:
         raise ValueError("the judged part of the trace has no request")
-    arrival_s, profile, inputs, outputs = (
+    arrival_s, profile, inputs, outputs, reusable = (
         np.concatenate([getattr(batch, name) for batch in batches])
-        for name in ("arrival_s", "profile", "input_tokens", "output_tokens")
+        for name in ("arrival_s", "profile", "input_tokens", "output_tokens", "reusable_prefix_tokens")
     )
     inputs, outputs = inputs.astype(float), outputs.astype(float)
     count, names = len(arrival_s), [pool.name for pool in scenario.site.pools]
@@ -58,8 +57,10 @@ def judged(scenario: Scenario) -> Judged:
         for offer in local_offers(of, offers):
             pool = names.index(offer.id.partition("/")[0])
             eligible[rows, pool] = inputs[rows] + 1 <= offer.context_tokens
-            energy[rows, pool] = _usd(offer, inputs[rows], outputs[rows])
-            prefill_s[rows, pool], decode_s[rows, pool] = work_parts(offer.curve, inputs[rows], outputs[rows])
+            # Where prefixes are cached the clairvoyant has an endless cache in which everything was kept.
+            cached = reusable[rows] if scenario.site.pools[pool].prefix_tokens else np.zeros(len(rows))
+            energy[rows, pool] = _usd(offer, inputs[rows] - cached, outputs[rows]) + cached * offer.rate.usd_per_cached
+            prefill_s[rows, pool], decode_s[rows, pool] = work_parts(offer.curve, inputs[rows] - cached, outputs[rows])
             decode_max_s[rows, pool] = decode_s_max(offer.curve, outputs[rows], scenario.site.pools[pool].chunk_tokens)
         for offer in api_offers(of, offers):
             fits = rows[inputs[rows] + 1 <= offer.context_tokens]
@@ -110,8 +111,3 @@ def clairvoyant_rule(bound: Bound) -> Rule:
         return 0.0 if (offer.kind != "api") == bool(kept[int(request.id)]) else 1e6
 
     return Rule("clairvoyant-replay", preference(prefers), evicts=True, knows_lengths=True)
-
-
-def profiles_by_class(profiles: tuple[Profile, ...]) -> dict[str, float]:
-    """TTFT objective by class."""
-    return {profile.service_class.name: profile.service_class.ttft_s_max for profile in profiles}

@@ -31,13 +31,14 @@ Say = Callable[[str, int], None]  # what is being done, requests played since th
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """One policy on the judged part. Shares are fractions; USD of that part."""
+    """One policy on the judged part. Shares are fractions; USD of that part. ``usd_fixed``: of the hardware, used or not."""
 
     name: str
     threshold: float
     tally: Tally
     savings_captured: float
     false_burst_usd_share: float
+    usd_fixed: float
 
     def figures(self) -> dict[str, float | int]:
         """For JSON."""
@@ -46,7 +47,7 @@ class PolicyResult:
             "usd_total": tally.usd_total,
             "usd_api": tally.usd_api,
             "usd_energy": tally.usd_energy,
-            "usd_fixed": tally.usd_fixed,
+            "usd_fixed": self.usd_fixed,
             "slo_attainment": tally.slo_attainment,
             "savings_captured": self.savings_captured,
             "local_share": tally.local_share,
@@ -126,11 +127,22 @@ def simulate(
     regret = _regret(scenario, settings, bound, tallies, batches, tell) if chain and SHIPPED in tallies else None
     policies = {
         name: PolicyResult(
-            name, of.threshold, tally, savings_captured(tally, bound), false_burst_usd_share(tally, bound)
+            name,
+            of.threshold,
+            tally,
+            savings_captured(tally, bound),
+            false_burst_usd_share(tally, bound),
+            usd_fixed(scenario),
         )
         for name, (of, tally) in tallies.items()
     }
     return Result(scenario, settings, len(prices), bound, policies, regret, prices)
+
+
+def usd_fixed(scenario: Scenario) -> float:
+    """Amortized USD of all configured replicas over the judged part, whoever was served by them."""
+    hours = scenario.judged.span_s / 3600.0
+    return sum(hours * pool.replicas_max * pool.fixed.usd_per_hour for pool in scenario.site.pools if pool.fixed)
 
 
 def _played(scenario: Scenario, of: Rule, settings: Settings, batches: Sequence[Batch], tell: Say) -> Tally:

@@ -40,6 +40,7 @@ class SitePool:
     interruptions_per_hour: float
     fixed: FixedCost | None
     chunk_tokens: int = CHUNK_TOKENS
+    prefix_tokens: int = 0  # that the prefix caches hold together; 0: none is counted on
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,15 @@ def _site_pool(pool: Pool, offers: tuple[Offer, ...], fixed: Mapping[str, FixedC
         start_s=pool.start_s,
         interruptions_per_hour=pool.rental.interruptions_per_hour if pool.rental else 0.0,
         fixed=fixed.get(own[0].id),
+        prefix_tokens=_prefix_tokens(pool, own[0].curve),
         chunk_tokens=int(getattr(pool.engine, "args", {}).get("max_num_batched_tokens", CHUNK_TOKENS)),
     )
+
+
+def _prefix_tokens(pool: Pool, curve: ServiceCurve) -> int:
+    """vLLM caches prefixes unless told not to; the simulator counts on it only where the site file asks for it."""
+    asked = getattr(pool.engine, "args", {}).get("enable_prefix_caching", False)
+    return curve.kv_tokens * pool.replicas.max if asked else 0
 
 
 def gate_of(pool: SitePool, ttft_s_max: tuple[float, ...], policy: Policy) -> PoolGate:

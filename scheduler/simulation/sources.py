@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,14 @@ from scheduler.core.clearing import PoolObservation
 from scheduler.core.gate import PoolGate
 from scheduler.core.supply import Offer, ServiceCurve, Usage
 from scheduler.simulation.engine import CHUNK_TOKENS, Engine
+from scheduler.simulation.prefix import PrefixCache
+
+
+class Prompt(Protocol):
+    """A request with the blocks of its prompt."""
+
+    usage: Usage
+    blocks: Sequence[Hashable]
 
 
 @dataclass(slots=True)
@@ -25,6 +34,7 @@ class SimulatedPool:
     chunk_tokens: int = CHUNK_TOKENS
     engines: dict[str, Engine] = field(default_factory=dict)
     ready_s: dict[str, float] = field(default_factory=dict)  # engines that are starting
+    prefixes: PrefixCache | None = None
     replica_s: float = 0.0  # replica-seconds that existed, for the fixed cost
     _made: int = 0
     since_s: float = 0.0
@@ -48,6 +58,16 @@ class SimulatedPool:
         lost = self.engines.pop(replica_id).drop_all()
         self.gate.set_replicas(self.engines)
         return lost
+
+    def cached(self, prompt: Prompt) -> Usage:
+        """What the engines will need for a prompt that is given to them now; it stays in their cache."""
+        usage = prompt.usage
+        if self.prefixes is None or not prompt.blocks:
+            return usage
+        hit_tokens = self.prefixes.hit_tokens(prompt.blocks, usage.input_tokens)
+        self.prefixes.add(prompt.blocks)
+        prompt.usage = usage = usage._replace(cached_tokens=hit_tokens)
+        return usage
 
     def count(self, now_s: float) -> None:
         """Bring ``replica_s`` up to date."""

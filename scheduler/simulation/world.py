@@ -16,13 +16,14 @@ import numpy as np
 
 from scheduler.core.admission import Bounce, Ticket
 from scheduler.core.gate import Grant, PoolGate, Verdicts
-from scheduler.core.market import Policy, Request
+from scheduler.core.market import Policy
 from scheduler.core.settlement import settle
-from scheduler.core.supply import Usage
 from scheduler.simulation.attempts import Journey, SimulatedGateway
 from scheduler.simulation.controller import SimulatedController, UsdFactor
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.policies import Rule
+from scheduler.simulation.prefix import PrefixCache
+from scheduler.simulation.rows import rows_of
 from scheduler.simulation.scenario import EPOCH_S
 from scheduler.simulation.site import Site, gate_of
 from scheduler.simulation.sources import Answer, SimulatedPool, SimulatedProvider, slower
@@ -73,6 +74,8 @@ class World:
             curve = slower(spec.curve, settings.curve_error)
             gate = gate_of(spec, site.ttft_s_max, policy)
             pool = SimulatedPool(spec.offer_ids[0], gate, curve, spec.gated, spec.chunk_tokens, since_s=start_s)
+            if spec.prefix_tokens:
+                pool.prefixes = PrefixCache(spec.prefix_tokens)
             self.pools[spec.name] = pool
             for _ in range(spec.replicas_max):
                 self.ready(spec.name, pool.start(start_s, start_s), start_s)
@@ -86,7 +89,8 @@ class World:
                 rng = np.random.default_rng([settings.seed, 11, i])
                 self._providers[offer.id] = SimulatedProvider(offer, rng, settings.api_spread, out)
         market = self.controller.market
-        self.gateways = [SimulatedGateway(self, rule, policy, market) for _ in range(settings.gateways)]
+        caches = any(spec.prefix_tokens for spec in site.pools)
+        self.gateways = [SimulatedGateway(self, rule, policy, market, caches) for _ in range(settings.gateways)]
         self.at(start_s + settings.snapshot_age_s, self._clear)
         self.at(start_s + _TICK_S, self._tick)
         self.at(start_s + _REPRICE_S, self._reprice)
@@ -104,11 +108,12 @@ class World:
         """Play all requests, then until the last of them has ended."""
         number, events = 0, self._events
         for batch in batches:
-            for row in _rows(batch):
-                arrived_s = EPOCH_S + row[0]
+            for row in rows_of(batch):
+                arrived_s = EPOCH_S + row.arrival_s
                 while events[0][0] <= arrived_s:
                     self._next()
-                self._arrive(number, arrived_s, row)
+                gateway = self.gateways[number % len(self.gateways)]
+                gateway.arrive(str(number), row, self._profiles[row.profile], arrived_s)
                 number += 1
             if progress is not None:
                 progress(len(batch))
@@ -153,27 +158,6 @@ class World:
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def _arrive(self, number: int, arrived_s: float, row: tuple[Any, ...]) -> None:
-        _, input_tokens, output_tokens, profile_index, difficulty, session = row
-        profile = self._profiles[profile_index]
-        gateway = self.gateways[number % len(self.gateways)]
-        expected = gateway.expected_output(profile.tenant, profile.name, output_tokens)
-        request = Request(
-            id=str(number),
-            tenant=profile.tenant,
-            service_class=profile.service_class,
-            models=profile.models,
-            usage=Usage(input_tokens, 0, expected),
-            difficulty=difficulty,
-            needs=profile.needs,
-            zones=profile.zones,
-            usd_max=profile.usd_max,
-            deadline_s=arrived_s + profile.deadline_s,
-            arrived_s=arrived_s,
-            session=session,
-        )
-        gateway.arrive(request, Usage(input_tokens, 0, output_tokens), profile.name, request.id, arrived_s)
-
     def enter(self, journey: Journey, ticket: Ticket, now_s: float) -> None:
         """A gateway asks a pool's gate."""
         self._journeys[ticket.id] = journey
@@ -184,7 +168,8 @@ class World:
     def _verdicts(self, name: str, verdicts: Verdicts, now_s: float) -> None:
         for ticket_id, verdict in verdicts:
             if isinstance(verdict, Grant):
-                engine, usage = self.pools[name].engines[verdict.replica_id], self._journeys[ticket_id].usage
+                journey, pool = self._journeys[ticket_id], self.pools[name]
+                engine, usage = pool.engines[verdict.replica_id], pool.cached(journey)
                 before_s = engine.next_s
                 engine.submit(ticket_id, usage.input_tokens - usage.cached_tokens, usage.output_tokens, now_s)
                 if engine.next_s != before_s:
@@ -254,10 +239,3 @@ class World:
     def ready(self, name: str, replica_id: str, now_s: float) -> None:
         """An engine answers for the first time."""
         self._verdicts(name, self.pools[name].gate.heard(replica_id, True, 0, now_s), now_s)
-
-
-def _rows(batch: Batch) -> Iterable[tuple[Any, ...]]:
-    return zip(
-        batch.arrival_s.tolist(), batch.input_tokens.tolist(), batch.output_tokens.tolist(), batch.profile.tolist(),
-        batch.difficulty.tolist(), map(str, batch.session.tolist()), strict=True,
-    )  # fmt: skip

@@ -114,7 +114,7 @@ class GateState:
 
     def _at_once(self, ticket: Ticket, now_s: float) -> tuple[str, Grant | Bounce]:
         """To the engine with the least to do, unless there is none or all have far too much."""
-        pool, ratio = self.pool, self.pool.calibration.work.value
+        pool, ratio = self.pool, self.pool.calibration.prefill.value
         healthy = [replica_id for replica_id, lane in pool.lanes.items() if lane.healthy]
         if not healthy:
             return ticket.id, Bounce(admission.NOBODY, 1.0)
@@ -128,7 +128,7 @@ class GateState:
 
     def _assume(self, now_s: float) -> None:
         """Plain answers show no first token: theirs is taken to come as predicted, or others would be kept for it."""
-        ratio = self.pool.calibration.work.value
+        ratio = self.pool.calibration.prefill.value
         for lane in self.pool.lanes.values():
             while lane.begun:
                 ticket_id, prefill_s = next(iter(lane.begun.items()))

@@ -87,7 +87,8 @@ def sentence(played: Played) -> str:
     left = f", {cut:,} were cut off by the end" if cut else ""
     return (
         f"{len(rows):,} of {len(plan.requests):,} requests sent in {played.seconds:,.0f} s, {served:,} answered, "
-        f"{100.0 * burst_share(rows):.1f} % of these by APIs (burst), {len(rows) - served - cut:,} failed{left}; ${played.usd:.6f}."
+        f"{100.0 * burst_share(rows):.1f} % of these by APIs (burst), "
+        f"{len(rows) - served - cut:,} failed{left}; ${played.usd:.6f}."
     )
 
 
@@ -140,4 +141,4 @@ def write_csv(rows: Sequence[Row], file: IO[str]) -> None:
     writer = csv.writer(file)
     writer.writerow(Row._fields)
     for row in rows:
-        writer.writerow([round(cell, 9) if isinstance(cell, float) else cell for cell in row])
+        writer.writerow([f"{cell:.9g}" if isinstance(cell, float) else cell for cell in row])

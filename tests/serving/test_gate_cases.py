@@ -132,7 +132,7 @@ def test_a_first_token_teaches_how_slow_the_engines_are_and_lets_the_next_in() -
     assert enter(state, "a", "2", 0.0, prefill_s=0.2) == []  # the engine has enough before it
     assert state.levels(0.0)[0][1] > 0.2
     assert [m.id for _, m in state.began("1", 0.4)] == ["2"]
-    assert state.pool.calibration.ratio > 1.0
+    assert state.pool.calibration.prefill.value > 1.0
     assert state.began("1", 0.3) == state.began("unknown", 0.3) == []
 
 
@@ -200,7 +200,7 @@ def test_nobody_is_kept_for_the_first_token_of_a_plain_answer_which_is_never_tol
     assert enter(state, "a", "2", 0.5, **plain) == []
     assert [m.id for _, m in state.tick(0.95)] == ["2"]  # as the first is about to have been read
     assert len(enter(state, "a", "3", 2.5, **plain)) == 1  # by now both have
-    assert state.pool.calibration.ratio == 1.0
+    assert state.pool.calibration.prefill.value == 1.0
 
 
 def test_a_stream_that_is_late_keeps_the_next_until_its_first_token_even_if_a_plain_answer_came_between() -> None:
@@ -209,5 +209,5 @@ def test_a_stream_that_is_late_keeps_the_next_until_its_first_token_even_if_a_pl
     enter(state, "a", "plain", 0.45, prefill_s=0.5, stream=False)
     assert enter(state, "a", "next", 1.2, prefill_s=0.5) == []
     assert state.began("stream", 1.3) == []
-    assert state.pool.calibration.ratio > 1.0
+    assert state.pool.calibration.prefill.value > 1.0
     assert [m.id for _, m in state.tick(2.5)] == ["next"]

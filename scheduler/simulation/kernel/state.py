@@ -62,7 +62,7 @@ POOL = _record(
 )
 # Those who wait with one TTFT objective: a chained list, and a heap of those who may make room, the least worth first.
 LINE = _record(
-    indices=("head tail count heap_size points", I),
+    indices=("pool head tail count heap_size points", I),
     line=("ttft_s_max work_s flow_s flow_at_s step_s wait_s seen_wait_s", F),
 )
 # One engine, and what the gate knows of it. ``ring``: tickets in the order given; prompts and first tokens follow it.
@@ -77,7 +77,7 @@ TICKET = _record(
     counts=("number place", L),
     tokens=("input_tokens output_tokens left_tokens kv_tokens", F),
     worth=("work_s prefill_s usd_displaced", F),
-    times=("arrived_s granted_s start_by_s ttft_by_s leave_by_s", F),
+    times=("arrived_s granted_s ttft_s start_by_s ttft_by_s leave_by_s", F),
 )
 
 
@@ -114,14 +114,10 @@ class State(NamedTuple):
     windows: np.ndarray  # [pools, DEMAND_MAX, 3]: end, seconds, work
     changes: np.ndarray  # [changes, 3]: time, pool, replicas
     by_profile: np.ndarray  # [profiles, 2]: in time, requests
-
-
-class Rows(NamedTuple):
-    """What came of each request, by its number; empty arrays where that is not kept. ``source``: 0 nobody, 1 own, 2 an API."""
-
+    # What came of each request, by its number; empty where that is not kept.
     api_usd: np.ndarray
-    ttft_s: np.ndarray
-    source: np.ndarray
+    ttft_s: np.ndarray  # nan: no first token
+    source: np.ndarray  # i1: 0 nobody, 1 own engines, 2 an API
 
 
 class Arrivals(NamedTuple):

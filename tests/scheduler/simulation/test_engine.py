@@ -143,7 +143,7 @@ def test_sequences_that_only_decode_take_base_and_slope_for_every_token(
     curve: ServiceCurve, running: int, answer: int
 ) -> None:
     run = played(Engine(curve), together([answer] * running))
-    begun_s = curve.itl_base_s + max(curve.itl_base_s, running / curve.prefill_tokens_per_s)
+    begun_s = sum(max(curve.itl_base_s, prompts / curve.prefill_tokens_per_s) for prompts in (1, running))
     itl_s = curve.itl_base_s + curve.itl_per_seq_s * running
     assert itl_s == curve.itl_s(running)
     for ticket in map(str, range(1, running + 1)):

@@ -1,0 +1,129 @@
+"""One play of a plan as figures: live or in the simulator, and the two side by side."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scheduler.config import ClusterConfig
+from scheduler.simulation.attempts import Journey
+from scheduler.simulation.policies import rule
+from scheduler.simulation.scenario import EPOCH_S
+from scheduler.simulation.site import site_of
+from scheduler.simulation.workload import Batch
+from scheduler.simulation.world import Settings, World
+from serving.replay.plan import Plan
+from serving.settings import core_policy
+
+BAR = 0.1
+WARM_S = 30.0
+API_JITTER = 0.15
+
+
+class Served(NamedTuple):
+    """One request that was answered, live or simulated."""
+
+    at_s: float
+    is_api: bool
+    ttft_s: float
+    tpot_s: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One play of the requests; ``others_cpu``: cores that everything but the stack and this program used meanwhile."""
+
+    served: tuple[Served, ...]
+    failed: int
+    others_cpu: float = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """Milliseconds and percent, of the requests after the warm-up."""
+        judged = [one for one in self.served if one.at_s >= WARM_S]
+        own = [one for one in judged if not one.is_api]
+        found = {"burst share (%)": 100.0 * (1.0 - len(own) / max(1, len(judged)))}
+        for name, some in (("all", judged), ("own pool", own)):
+            for figure in ("ttft", "tpot"):
+                values = [1e3 * s for one in some if (s := one.ttft_s if figure == "ttft" else one.tpot_s) is not None]
+                for share in (50, 95):
+                    found[f"{figure.upper()} p{share}, {name} (ms)"] = float(np.percentile(values, share))
+        return found
+
+
+class _Watched(World):
+    """The simulated world, with its answers written down."""
+
+    def watch(self) -> list[Served]:
+        """The list that answers will be in."""
+        self.answers: list[Served] = []
+        return self.answers
+
+    def ended(self, journey: Journey, now_s: float) -> None:
+        """A request is over."""
+        super().ended(journey, now_s)
+        last = journey.outcomes[-1] if journey.outcomes else None
+        if last is None or last.status != "complete" or last.ttft_s is None or journey.quote is None:
+            return
+        first_s, steps = last.started_s + last.ttft_s, last.usage.output_tokens - 1
+        arrived_s = journey.request.arrived_s
+        tpot_s = (last.ended_s - first_s) / steps if steps > 0 else None
+        is_api = journey.quote.offer.kind == "api"
+        self.answers.append(Served(arrived_s - EPOCH_S, is_api, first_s - arrived_s, tpot_s))
+
+
+def synthetic(path: Path, seed: int = 5) -> Path:
+    """A trace in the normalised format where none is at hand: an hour of gamma gaps (a little burstier than Poisson)."""
+    rng = np.random.default_rng(seed)
+    at_s = np.cumsum(rng.gamma(0.6, 1.0 / 0.6, 7200))
+    read = np.clip(rng.lognormal(math.log(640), 0.9, len(at_s)), 8, 8000)
+    written = np.clip(rng.lognormal(math.log(100), 1.0, len(at_s)), 1, 2000)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("arrival_s", "input_tokens", "output_tokens"))
+        writer.writerows(zip(at_s.round(4), read.astype(int), written.astype(int), strict=True))
+    return path
+
+
+def simulated(plan: Plan, config: ClusterConfig) -> Run:
+    """Play the plan through the simulator. The live gateway knows lengths too: clients send ``max_tokens`` and keep to it."""
+    profiles = tuple(kind.profile for kind in plan.kinds)
+    policy = core_policy(config)
+    settings = Settings(
+        snapshot_age_s=config.policy.clearing_s, bid_every_s=config.policy.bid_every_s, api_spread=API_JITTER / 3**0.5
+    )
+    shipped = replace(rule("bid-price"), knows_lengths=True)
+    world = _Watched(site_of(config, profiles, EPOCH_S), profiles, shipped, policy, settings, 0.0, plan.seconds)
+    answers = world.watch()
+    world.play([_batch(plan)])
+    return Run(tuple(answers), len(plan.requests) - len(answers))
+
+
+def _batch(plan: Plan) -> Batch:
+    at_s, read, written, difficulty, kind = (
+        np.array([request[i] for request in plan.requests]) for i in range(1, 6)
+    )  # fmt: skip
+    nobody = np.zeros(len(at_s), np.int64)
+    return Batch(
+        at_s, read.astype(np.int32), written.astype(np.int32), kind.astype(np.int16), difficulty.astype(np.float32),
+        nobody, nobody - 1, nobody.astype(np.int32),
+    )  # fmt: skip
+
+
+def compared(first: Run, second: Run, simulated_: Run) -> dict[str, dict[str, float]]:
+    """By figure: both live runs, the simulator, its difference from their mean and their spread (%), 1 if within the bar."""
+    rows = {}
+    for name, one in first.figures().items():
+        two, model = second.figures()[name], simulated_.figures()[name]
+        mean = (one + two) / 2.0
+        off, spread = (model - mean) / mean, abs(one - two) / mean
+        within = abs(off) <= max(BAR, spread)
+        rows[name] = {
+            "live 1": one, "live 2": two, "simulated": model, "difference %": 100.0 * off, "live spread %": 100.0 * spread,
+            "within": float(within),
+        }  # fmt: skip
+    return rows

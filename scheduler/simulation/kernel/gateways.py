@@ -1,0 +1,195 @@
+"""A gateway's decision: ``scheduler.core.dispatch`` and the rules of ``scheduler.simulation.policies`` on arrays. Compiled."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from scheduler.simulation import attempts, policies
+from scheduler.simulation.kernel.gates import enter, price
+from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
+from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State
+
+BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
+_LAST_USD, _HOP_S, _API_SPREAD = policies._LAST_USD, attempts.HOP_S, attempts._API_SPREAD
+
+
+@njit(error_model="numpy")
+def _wrong(s: State, offer_row: int, profile_row: int, difficulty: float) -> float:
+    offer = s.offers[offer_row]
+    if difficulty <= 0.5:
+        right = offer.low + (offer.medium - offer.low) * 2.0 * difficulty
+    else:
+        right = offer.medium + (offer.high - offer.medium) * (2.0 * difficulty - 1.0)
+    return float(s.profiles[profile_row].usd_per_wrong_answer * (1.0 - right))
+
+
+@njit(error_model="numpy")
+def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
+    offer = s.offers[offer_row]
+    if offer.tokens_ratio != 1.0:
+        input_tokens = math.ceil(input_tokens * offer.tokens_ratio)
+    thinking_s = offer.reasoning_tokens * (offer.itl_base_s + offer.itl_per_seq_s)
+    return float(offer.ttft_base_s + input_tokens / offer.prefill_tokens_per_s + thinking_s)
+
+
+@njit(error_model="numpy")
+def _work_s(offer: np.void, input_tokens: float, output_tokens: float) -> float:
+    """``ServiceCurve.work_s``."""
+    prefill_s = input_tokens / offer.prefill_tokens_per_s
+    running = offer.seqs_max
+    if offer.kv_tokens:
+        running = min(running, max(1.0, offer.kv_tokens / (input_tokens + 0.5 * output_tokens + 1.0)))
+    held_s = (prefill_s + output_tokens * (offer.itl_base_s + offer.itl_per_seq_s * running)) / running
+    return float(max(prefill_s + output_tokens * offer.itl_per_seq_s, held_s))
+
+
+@njit(error_model="numpy")
+def _elsewhere(
+    s: State, profile_row: int, input_tokens: float, expected: float, difficulty: float
+) -> tuple[int, float, float]:
+    """The best provider (-1: none), its price with waiting and wrong answers, and the soonest first token of any."""
+    profile = s.profiles[profile_row]
+    found, found_usd, soonest_s = NOBODY, np.inf, np.inf
+    for place in range(profile.api_first, profile.api_end):
+        row = s.apis[place]
+        offer = s.offers[row]
+        if input_tokens + 1.0 > offer.context_tokens:
+            continue
+        usd = usd_of(s, row, input_tokens, expected)
+        if usd > profile.usd_max:
+            continue
+        ttft_s = _first_token_s(s, row, input_tokens)
+        usd += ttft_s * profile.usd_per_s_waiting + _wrong(s, row, profile_row, difficulty)
+        if ttft_s > profile.ttft_s_max:
+            usd += profile.usd_per_ttft_miss
+        if usd < found_usd:
+            found, found_usd = row, usd
+        soonest_s = min(soonest_s, offer.ttft_base_s + input_tokens / offer.prefill_tokens_per_s)
+    return found, found_usd, soonest_s
+
+
+@njit(error_model="numpy")
+def _preferred(s: State, profile_row: int, work_s: float, sent_s: float, age_s: float, difficulty: float, kept: bool) -> tuple[float, float, float]:
+    """What a rule adds to the price of a home, its scarcity in that, and what it adds to the price of a provider."""
+    clock, profile = s.clock[0], s.profiles[profile_row]
+    line = s.lines[profile.line]
+    pool = s.pools[line.pool]
+    if clock.kind == BID:
+        scarcity = clock.prefilter * price(s, profile.line, work_s / pool.seen_replicas, age_s, sent_s, True)
+        return scarcity, scarcity, 0.0
+    if clock.kind == STATIC:
+        return clock.threshold * work_s, clock.threshold * work_s, 0.0
+    if clock.kind == QUEUE:
+        full = max(0.0, line.seen_wait_s - age_s) + sent_s > clock.threshold * profile.ttft_s_max
+        return 2.0 * _LAST_USD if full else 0.0, 0.0, _LAST_USD
+    if clock.kind == KV:
+        full = pool.seen_usage > clock.threshold or pool.seen_waiting > pool.slots * pool.seen_replicas
+        return 2.0 * _LAST_USD if full else 0.0, 0.0, _LAST_USD
+    local = (
+        (clock.kind == QUALITY and difficulty <= clock.threshold)
+        or clock.kind == ALL_LOCAL
+        or (clock.kind == GIVEN and kept)
+    )
+    return (0.0, 0.0, _LAST_USD) if local else (_LAST_USD, 0.0, 0.0)
+
+
+@njit(error_model="numpy")
+def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: float) -> None:
+    """One more request that this pool could serve (``bids.Sample``, for all gateways together)."""
+    pool = s.pools[pool_row]
+    most = SAMPLES_MAX * s.clock[0].gateways
+    if pool.sample_seen % pool.sample_every == 0:
+        if pool.sample_kept >= most:
+            for i in range((most + 1) // 2):
+                for j in range(3):
+                    s.sample[pool_row, i, j] = s.sample[pool_row, 2 * i, j]
+            pool.sample_kept, pool.sample_every = (most + 1) // 2, 2 * pool.sample_every
+        if pool.sample_seen % pool.sample_every == 0:
+            one = s.sample[pool_row, pool.sample_kept]
+            one[0], one[1], one[2] = usd, work_s, ttft_s_max
+            pool.sample_kept += 1
+    pool.sample_seen += 1
+
+
+@njit(error_model="numpy")
+def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
+    """A row for the request in its profile's line; what it is worth and what it needs there is filled in later."""
+    clock = s.clock[0]
+    clock.free -= 1
+    clock.in_flight += 1
+    row = s.free[clock.free]
+    ticket, profile, now_s = s.tickets[row], s.profiles[of.profile[i]], of.arrival_s[i]
+    ticket.number, ticket.profile, ticket.line, ticket.api = clock.number, of.profile[i], profile.line, api
+    ticket.input_tokens, ticket.output_tokens = of.input_tokens[i], of.output_tokens[i]
+    ticket.left_tokens = max(1.0, ticket.input_tokens)
+    ticket.arrived_s, ticket.ttft_by_s = now_s, now_s + profile.ttft_s_max
+    leave_by_s = ticket.ttft_by_s - _HOP_S - _API_SPREAD * soonest_s
+    ticket.leave_by_s = leave_by_s if clock.evicts else -np.inf
+    if api == NOBODY:
+        ticket.start_by_s = now_s + profile.deadline_s
+    elif clock.evicts:
+        ticket.start_by_s = ticket.ttft_by_s
+    else:
+        ticket.start_by_s = now_s + clock.hold * max(0.0, leave_by_s - now_s)
+    return int(row)
+
+
+@njit(error_model="numpy")
+def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> bool:
+    """Try the request's pool; False where it cannot, or where a provider comes first."""
+    clock, profile_row, now_s = s.clock[0], np.int64(of.profile[i]), of.arrival_s[i]
+    profile = s.profiles[profile_row]
+    home, gateway = profile.home, clock.number % clock.gateways
+    input_tokens, difficulty = float(of.input_tokens[i]), float(of.difficulty[i])
+    api, api_usd, soonest_s = _elsewhere(s, profile_row, input_tokens, expected, difficulty)
+    offer, pool_row, line = s.offers[home], s.offers[home].pool, s.lines[profile.line]
+    usd = usd_of(s, home, input_tokens, expected)
+    if not s.pools[pool_row].seen_replicas or input_tokens + 1.0 > offer.context_tokens or usd > profile.usd_max:
+        return False
+    if offer.tokens_ratio != 1.0:
+        input_tokens, expected = math.ceil(input_tokens * offer.tokens_ratio), math.ceil(expected * offer.tokens_ratio)
+    expected += offer.reasoning_tokens
+    work_s = _work_s(offer, input_tokens, expected)
+    age_s = max(0.0, now_s - (clock.clear_s - clock.snapshot_age_s))
+    sent_s = max(0.0, s.sent_s[gateway, pool_row] - (now_s - s.sent_at_s[gateway, pool_row]))
+    extra_usd, scarcity, api_extra_usd = _preferred(s, profile_row, work_s, sent_s, age_s, difficulty, kept)
+    ttft_s = _first_token_s(s, home, float(of.input_tokens[i]))
+    waiting = 0.0
+    if ttft_s > profile.ttft_s_max:
+        waiting = profile.usd_per_ttft_miss
+    else:
+        ttft_s = min(ttft_s + max(0.0, line.seen_wait_s - age_s) + sent_s, profile.ttft_s_max)
+    waiting += ttft_s * profile.usd_per_s_waiting
+    usd += waiting + _wrong(s, home, profile_row, difficulty) + offer.floor_usd_per_s * work_s + extra_usd
+    api_usd += api_extra_usd
+    if clock.kind == BID:
+        _sample(s, pool_row, api_usd - usd + scarcity, work_s, profile.ttft_s_max)
+    if usd > api_usd:
+        return False
+    s.sent_s[gateway, pool_row] = sent_s + work_s / s.pools[pool_row].seen_replicas
+    s.sent_at_s[gateway, pool_row] = now_s
+    row = _ticket(s, of, i, api, soonest_s)
+    ticket = s.tickets[row]
+    ticket.work_s, ticket.prefill_s = work_s, input_tokens / offer.prefill_tokens_per_s
+    ticket.kv_tokens, ticket.usd_displaced = input_tokens + expected, api_usd - usd + scarcity + waiting
+    clock.number += 1
+    enter(s, row, now_s)
+    return True
+
+
+@njit(error_model="numpy")
+def arrive(s: State, of: Arrivals, i: int, kept: bool) -> None:
+    """A request comes in: decided once, then tried at home or asked of a provider."""
+    clock, profile_row = s.clock[0], np.int64(of.profile[i])
+    input_tokens, output_tokens = float(of.input_tokens[i]), float(of.output_tokens[i])
+    gateway = clock.number % clock.gateways
+    expected = output_tokens if clock.knows_lengths else expected_output(s, gateway, profile_row)
+    if s.profiles[profile_row].home != NOBODY and _at_home(s, of, i, kept, expected):
+        return
+    api, _, _ = _elsewhere(s, profile_row, input_tokens, expected, float(of.difficulty[i]))
+    now_s, number = of.arrival_s[i], clock.number
+    clock.number += 1
+    answered(s, number, profile_row, api, (input_tokens, output_tokens), now_s, now_s)

@@ -1,0 +1,122 @@
+"""The sentence below each figure, computed from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scheduler.simulation.simulate import SHIPPED, Regret, Result
+from scheduler.simulation.tuning import SLO_MIN
+from serving.report.words import count, listed, number, percent
+from serving.simulation_report.outcome import REFERENCES, best, ranked, share, shown, usd
+from serving.simulation_report.timeline import Bins, Spend, Work
+
+
+def of_costs(result: Result, is_cut: bool) -> str:
+    """The cheapest policy beside the bound."""
+    first, bound = best(result), result.bound.usd_total
+    cut = " A bar with a gap goes on beyond the figure." if is_cut else ""
+    if first is None:
+        return f"No policy met its objectives; a clairvoyant would pay ${usd(bound)}.{cut}"
+    over = first.tally.usd_total - bound
+    told = (
+        f"{first.name} is the cheapest that meets its objectives and pays ${usd(max(0.0, over))} more than the least "
+    )
+    told += f"that anybody could (${usd(bound)})"
+    others = [p for p in ranked(result)[1:] if p.name not in REFERENCES]
+    if others:
+        told += f"; the next, {others[0].name}, pays ${usd(others[0].tally.usd_total - bound)} more"
+    return f"{told}.{cut}"
+
+
+def of_spend(panels: Sequence[tuple[str, Spend]], bins: Bins) -> str:
+    """How much of the bill the dearest tenth of the time makes."""
+    told = []
+    for name, found in panels:
+        whole = np.sort(found.api + found.energy)[::-1]
+        if whole.sum() > 0.0:
+            tenth = float(whole[: max(1, len(whole) // 10)].sum() / whole.sum())
+            told.append(f"{name} spends {percent(tenth)} of its money")
+    if not told:
+        return "Nothing was spent."
+    return f"In the dearest tenth of the time {' and '.join(told)}; each step is {number(bins.width_s)} s."
+
+
+def of_work(found: Work, capacity: float, name: str) -> str:
+    """How often the load is above the capacity, and what happens to it then."""
+    whole = found.local + found.burst + found.unserved
+    above = float((whole > capacity).mean())
+    total = float(whole.sum())
+    if total <= 0.0:
+        return "No request could have been served here."
+    told = f"The work on offer is above what the pools can do for {percent(above)} of the time and {number(total / len(whole))} of "
+    told += (
+        f"{number(capacity)} replicas on average; {name} keeps {percent(float(found.local.sum()) / total)} of it here."
+    )
+    if found.unserved.any():
+        told += f" {percent(float(found.unserved.sum()) / total)} of it was served by nobody."
+    return told
+
+
+def of_bids(panels: Sequence[tuple[str, np.ndarray | None, np.ndarray | None]]) -> str:
+    """How much of the time capacity is scarce at all, and how dear it gets."""
+    told = []
+    for name, price, _ in panels:
+        if price is not None:
+            scarce, highest = (
+                float((price > 0.05 * price.max()).mean()) if price.max() > 0.0 else 0.0,
+                float(price.max()),
+            )
+            told.append(
+                f"a second of a replica of {name} is worth up to ${number(highest)}, and next to nothing for {percent(1.0 - scarce)} of the time"
+            )
+    if not told:
+        return f"Only the clairvoyant's price is known: {SHIPPED} was not played."
+    text = "; ".join(told)
+    return f"{text[0].upper()}{text[1:]}. Who displaces less than that elsewhere leaves."
+
+
+def of_classes(result: Result) -> str:
+    """Which policies miss the goal, and for whom."""
+    late = [
+        f"{policy.name} ({name} {share(met / of)} %)"
+        for policy in ranked(result)
+        for name, (met, of) in sorted(policy.tally.by_class.items())
+        if of and met / of < SLO_MIN
+    ]
+    if not late:
+        return f"Every policy brings at least {percent(SLO_MIN)} of the first tokens of every class in time."
+    fine = " " if shown(result).name in " ".join(late) else f" {shown(result).name} keeps it for every class."
+    return f"The goal of {percent(SLO_MIN)} is missed by {listed(late, 6)}.{fine}".rstrip()
+
+
+def of_regret(regret: Regret | None, result: Result) -> str:
+    """Why the shipped policy pays more than the bound."""
+    if regret is None:
+        return f"Not measured: this needs {SHIPPED}, and was not asked not to be (--no-chain)."
+    parts = regret_parts(regret)
+    whole = sum(part for _, part in parts)
+    told = f"Of ${usd(whole)} between the bound and {SHIPPED}: " + ", ".join(
+        f"{name.partition(':')[0]} {'+' if part >= 0.0 else '−'}${usd(abs(part))}" for name, part in parts
+    )
+    if any(part < 0.0 for _, part in parts):
+        told += (
+            ". A part below zero: the step was the better of the two, which happens because the replay of the clairvoyant's "
+            "set decides at arrival and takes nothing back when a real engine turns out fuller than a fluid one"
+        )
+    return f"{told}."
+
+
+def regret_parts(regret: Regret) -> tuple[tuple[str, float], ...]:
+    """The steps of the chain, USD, from the bound on."""
+    return (
+        ("relaxation: real engines", regret.relaxation_usd),
+        ("information: no future", regret.information_usd),
+        ("engineering: old snapshots", regret.engineering_usd),
+    )
+
+
+def heading(result: Result) -> str:
+    """What the page is about, in a line."""
+    return f"{count(len(result.policies), 'policy', 'policies')} on one trace"

@@ -1,0 +1,130 @@
+"""Which policies of a result matter, and the sentences that say what they came to. Shares are fractions, money is USD."""
+
+from __future__ import annotations
+
+from scheduler.simulation.policies import NAMES
+from scheduler.simulation.scenario import EPOCH_S, Scenario, api_offers, local_offers
+from scheduler.simulation.simulate import SHIPPED, PolicyResult, Result
+from scheduler.simulation.tuning import SLO_MIN
+from serving.report.words import count, number, percent
+
+OVERFLOW = ("overflow-queue", "overflow-kv")
+REFERENCES = ("all-api", "all-local")
+# Below this many points of what could be saved, the sentence calls a gain small.
+_SMALL_POINTS = 2.0
+
+
+def usd(value: float) -> str:
+    """Four significant digits.
+
+    >>> usd(0.5871234), usd(17.806), usd(12345.6), usd(0.0)
+    ('0.5871', '17.81', '12,346', '0')
+    """
+    if value == 0.0 or abs(value) < 1e-6:
+        return number(value)
+    exponent = int(f"{abs(value):.3e}".partition("e")[2])
+    return f"{value:,.{max(0, 3 - exponent)}f}"
+
+
+def share(value: float) -> str:
+    """A share in per cent, to a tenth, without the sign: for a column that says so. Never 100.0 for less than all.
+
+    >>> share(0.98294), share(1.0), share(0.99999), share(-0.0)
+    ('98.3', '100.0', '99.9', '0.0')
+    """
+    tenths = round(1000.0 * value)
+    if tenths == 1000 and value < 1.0:
+        tenths = 999
+    return f"{tenths / 10.0 + 0.0:,.1f}"
+
+
+def in_time(policy: PolicyResult) -> bool:
+    """Whether enough first tokens came in time, and no request left its zones."""
+    return policy.tally.slo_attainment >= SLO_MIN and not policy.tally.violations
+
+
+def ranked(result: Result) -> list[PolicyResult]:
+    """The cheapest first; those that missed their objectives after all that met them."""
+    place = {name: i for i, name in enumerate(NAMES)}
+    return sorted(result.policies.values(), key=lambda p: (not in_time(p), p.tally.usd_total, place[p.name]))
+
+
+def best(result: Result) -> PolicyResult | None:
+    """The cheapest policy that met its objectives."""
+    first = ranked(result)[0]
+    return first if in_time(first) else None
+
+
+def best_overflow(result: Result) -> PolicyResult | None:
+    """The better of the tuned overflow rules that were played."""
+    return next((policy for policy in ranked(result) if policy.name in OVERFLOW), None)
+
+
+def shown(result: Result) -> PolicyResult:
+    """The policy that the page is about: the shipped one, or the best of what was played."""
+    return result.policies.get(SHIPPED) or ranked(result)[0]
+
+
+def saved_share(policy: PolicyResult, result: Result) -> float:
+    """Share of the bill of all-API that this policy did not pay."""
+    whole = result.bound.usd_all_api
+    return (whole - policy.tally.usd_total) / whole if whole > 0.0 else 0.0
+
+
+def one_price(scenario: Scenario) -> str:
+    """The model that every request served here would cost the same at elsewhere; "" where prices differ."""
+    offers = scenario.site.priced(EPOCH_S + scenario.judged.start_s).offers
+    found = set()
+    for profile in scenario.profiles:
+        elsewhere = api_offers(profile, offers)
+        if local_offers(profile, offers) and elsewhere:
+            cheapest = min(elsewhere, key=lambda offer: offer.rate.usd_per_input + offer.rate.usd_per_output)
+            found.add((cheapest.model, cheapest.rate))
+    return found.pop()[0] if len(found) == 1 else ""
+
+
+def sentence(result: Result) -> str:
+    """What the shipped policy paid, what it saved of what could be saved, and what the best overflow rule paid."""
+    policy, overflow = shown(result), best_overflow(result)
+    told = f"{policy.name} paid ${usd(policy.tally.usd_total)} for {count(result.requests, 'request')}"
+    if not result.bound.usd_all_api - result.bound.usd_total > 1e-12:
+        told += "; there was nothing to save"
+    else:
+        told += f", {share(policy.savings_captured)} % of what a clairvoyant could have saved"
+    if policy.name == SHIPPED and overflow is not None:
+        told += f"; the best tuned overflow rule ({overflow.name}) paid ${usd(overflow.tally.usd_total)}"
+        told += _late(overflow)
+    return f"{told}.{_misses(policy)}"
+
+
+def gain(result: Result) -> str:
+    """How far the shipped policy is ahead of the best overflow rule, and why that is little where it is; may be ""."""
+    policy, overflow = result.policies.get(SHIPPED), best_overflow(result)
+    if policy is None or overflow is None or not result.bound.usd_all_api > result.bound.usd_total:
+        return ""
+    points = 100.0 * (policy.savings_captured - overflow.savings_captured)
+    model = one_price(result.scenario)
+    ahead = f"{abs(points):.1f} points {'ahead of' if points >= 0.0 else 'BEHIND'} {overflow.name}"
+    if model:
+        told = f"Elsewhere everything here costs the same ({model}), so that it hardly matters which requests leave"
+        return f"{told}: {policy.name} is {ahead}."
+    if points < 0.0:
+        return f"{policy.name} is {ahead}."
+    if points < _SMALL_POINTS:
+        return f"The gain is small here: {policy.name} is only {ahead}."
+    return f"{policy.name} is {ahead}, because what requests would cost elsewhere differs."
+
+
+def _late(policy: PolicyResult) -> str:
+    late = policy.tally.slo_attainment
+    return f" with only {share(late)} % of first tokens in time" if late < SLO_MIN else ""
+
+
+def _misses(policy: PolicyResult) -> str:
+    tally = policy.tally
+    told = ""
+    if tally.slo_attainment < SLO_MIN:
+        told += f" Only {share(tally.slo_attainment)} % of its first tokens came in time, {percent(SLO_MIN)} should."
+    if tally.violations:
+        told += f" {count(tally.violations, 'request')} left their zones, which none may."
+    return told
