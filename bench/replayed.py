@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from pricing.meter.curve import DecodePoint, PrefillPoint, Span, company, fit_decode, fit_prefill
 from scheduler.config import ClusterConfig
 from scheduler.simulation.attempts import Journey
 from scheduler.simulation.policies import rule
@@ -18,11 +20,14 @@ from scheduler.simulation.site import site_of
 from scheduler.simulation.workload import Batch
 from scheduler.simulation.world import Settings, World
 from serving.replay.plan import Plan
+from serving.replay.play import Row
 from serving.settings import core_policy
 
 BAR = 0.1
 WARM_S = 30.0
 API_JITTER = 0.15
+# Answers shorter than this say little of ITL, and fewer of them than this little of a load.
+_TOKENS_MIN, _COUNT_MIN = 8, 10
 
 
 class Served(NamedTuple):
@@ -74,6 +79,41 @@ class _Watched(World):
         tpot_s = (last.ended_s - first_s) / steps if steps > 0 else None
         is_api = journey.quote.offer.kind == "api"
         self.answers.append(Served(arrived_s - EPOCH_S, is_api, first_s - arrived_s, tpot_s))
+
+
+def fitted(rows: Sequence[Row]) -> dict[str, float]:
+    """The pool's service curve from a replay: ITL by how many decoded beside a request, TTFT of those that found it idle.
+
+    Keys are those of ``curve:`` in cluster.yaml. Raises ValueError where the replay had too few loads for a line.
+    """
+    own = [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
+    spans = [_span(row) for row in own]
+    beside = company(spans)
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for span, count in zip(spans, beside, strict=True):
+        if span.tokens >= _TOKENS_MIN:
+            bins.setdefault(round(count), []).append((count, span.itl_s))
+    points = [DecodePoint(*np.median(some, axis=0), len(some)) for some in bins.values() if len(some) >= _COUNT_MIN]
+    decode = fit_decode(points)
+    if decode is None:
+        raise ValueError(f"{len(own)} answers of the pool at {len(points)} loads: no line can be drawn")
+    alone = [
+        row for row, span in zip(own, spans, strict=True)
+        if not any(other.first_s < row.planned_s < other.last_s for other in spans if other is not span)
+    ]  # fmt: skip
+    prefill = fit_prefill([PrefillPoint(row.input_tokens, row.ttft_s or 0.0, 1) for row in alone])
+    found = {"itl_base_s": decode.itl_base_s, "itl_per_seq_s": decode.itl_per_seq_s}
+    if prefill is not None:  # a step in which the prompt is computed is part of the base as measured
+        found["ttft_base_s"] = max(
+            0.0, prefill.ttft_base_s - (0.0 if prefill.prefill_tokens_per_s else decode.itl_s(1))
+        )
+        found |= {"prefill_tokens_per_s": prefill.prefill_tokens_per_s} if prefill.prefill_tokens_per_s else {}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def _span(row: Row) -> Span:
+    first_s = row.planned_s + (row.ttft_s or 0.0)
+    return Span(first_s, first_s + (row.tpot_s or 0.0) * (row.output_tokens - 1), row.output_tokens)
 
 
 def synthetic(path: Path, seed: int = 5) -> Path:

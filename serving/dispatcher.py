@@ -11,6 +11,7 @@ from scheduler.core import costs
 from scheduler.core.dispatch import Attempt, GiveUp, next_attempt
 from scheduler.core.market import Decision, Outcome, Policy, Quote, Status
 from scheduler.core.supply import Offer, Usage
+from scheduler.core.tickets import ticket
 from serving.accounting import Accountant
 from serving.book import Book
 from serving.gate.client import GateBounce, GateClient, Grant
@@ -19,7 +20,7 @@ from serving.protocol import BYTES_PER_TOKEN, Parsed
 from serving.responder import Responder
 from serving.routes import Route
 from serving.sse import StreamReader, usage_of
-from serving.tickets import Wants, ticket
+from serving.tickets import Wants, enter
 from serving.upstreams import Reply, Transport, UpstreamError
 from serving.view import View
 
@@ -144,8 +145,8 @@ class Dispatch:
         services = self._services
         view, tried = services.view, {outcome.offer_id for outcome in self.outcomes}
         stream, now_s = self._parsed.stream, services.clock()
-        message = ticket(ticket_id, self.decision, quote, view.load, services.policy, tried, stream, now_s)
-        return await gate.enter(message)
+        made = ticket(ticket_id, self.decision, quote, view.load, tried, now_s)
+        return await gate.enter(enter(made, stream, now_s))
 
     async def _answer(self, reply: Reply, book: Book, limit: asyncio.Timeout, until_s: float) -> Outcome:
         if reply.status != 200:

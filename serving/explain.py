@@ -10,7 +10,7 @@ from scheduler.core import costs
 from scheduler.core.capacity import Capacity, price_usd
 from scheduler.core.dispatch import Attempt, next_attempt
 from scheduler.core.market import NO_LOAD, Decision, Load, Policy, Quote
-from serving.tickets import pool_of
+from scheduler.core.tickets import pool_of
 from serving.view import View
 
 # Seconds of wait over which the slope of the bid price is taken: less than a step of any curve.

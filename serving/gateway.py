@@ -113,7 +113,7 @@ class Gateway:
         if path == "/v1/explain":
             await responder.plain(200, explanation(decision, services.view, services.policy, services.clock()), [])
             return
-        services.wants.add(decision, services.policy)
+        services.wants.add(decision, services.view.load)
         extension = (scope.get("extensions") or {}).get(DISCONNECT)
         responder.abort = extension.abort if extension is not None else None
         responder.debug = headers.get(b"x-baseload-debug") == b"true"

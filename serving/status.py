@@ -7,11 +7,11 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from scheduler.core.tickets import pool_of
 from serving import metrics, price_metrics
 from serving.accounting import Accountant
 from serving.clock import now_s
 from serving.explain import slope_usd
-from serving.tickets import pool_of
 from serving.view import View
 
 _MARKET_S_MAX = 30.0

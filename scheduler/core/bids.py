@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from scheduler.core.capacity import BidCurve, Level, room_s
-from scheduler.core.market import Decision, Policy
+from scheduler.core.market import Policy
 from scheduler.core.value import value_curve
 
 SAMPLES_MAX = 256
@@ -35,21 +35,6 @@ class Demand(NamedTuple):
     work_s: float
     ttft_s_max: float = math.inf
     weight: float = 1.0
-
-
-def displaced(decision: Decision) -> dict[str, float]:
-    """USD that each pool of a decision displaces, by offer id: the cheapest other source less the pool without its
-    scarcity; inf where there is no other.
-
-    Other pools count at their price with scarcity, as they are no free way out.
-    """
-    quotes = decision.merit_order
-    found = {}
-    for quote in quotes:
-        if quote.offer.capacity is not None:
-            elsewhere = min((other.usd for other in quotes if other is not quote), default=math.inf)
-            found[quote.offer.id] = elsewhere - quote.usd + quote.terms.get("scarcity", 0.0)
-    return found
 
 
 class Sample:

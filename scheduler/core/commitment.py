@@ -34,10 +34,7 @@ def commit(
     rounds = []
     for group, names in substitutes(pools, market, now_s).items():
         found = _Round([pools[name] for name in names], forecast.get(group), memory.get(group, Memory()), policy, now_s)
-        found.keep_bounds()
-        found.meter()
-        found.launch()
-        found.replace_dear()
+        found.plan()
         rounds.append((group, found))
     _shrink([found for _, found in rounds], policy, now_s)
     actions = tuple(action for _, found in rounds for action in found.actions)
@@ -83,6 +80,23 @@ class _Round:
     policy: CommitmentPolicy
     now_s: float
     actions: list[Action] = field(default_factory=list)
+
+    def plan(self) -> None:
+        """Everything but getting smaller, which one group does at a time."""
+        self.memory = self.memory.counted(self.count, self.policy.hold_s, self.now_s)
+        self.keep_bounds()
+        self.meter()
+        self.launch()
+        if self.count > max(n for _, n in self.memory.highs):
+            until_s = self.now_s + self.policy.hold_s + max(member.start_s for member in self.members)
+            self.memory = replace(self.memory, held_until_s=until_s)
+        if not self.surplus():
+            self.replace_dear()
+
+    @property
+    def count(self) -> int:
+        """Replicas of the group, with what is starting."""
+        return sum(member.count for member in self.members)
 
     def _act(self, pool: PoolFleet, change: int, reason: str, usd: float) -> None:
         self.actions.append(Action(pool.name, change, reason, usd))
@@ -171,18 +185,18 @@ class _Round:
         policy, replacing = self.policy, self.memory.replacing
         if any(member.starting(self.now_s) for member in self.members):
             return
-        count = sum(member.count for member in self.members)
         dear = self._leaving()
         if replacing is not None:
             self.memory = replace(self.memory, replacing=None)
-            if dear is not None and dear.name == replacing.pool and count > replacing.replicas:
+            if dear is not None and dear.name == replacing.pool and self.count > replacing.replicas:
                 self._act(dear, -1, "a cheaper replica has taken its place", dear.held_usd(policy.hold_s))
             return
         new = self._candidate()
         if dear is None or new is None or new.name == dear.name or new.avoid_until_s > self.now_s:
             return
         dear_usd, new_usd = dear.held_usd(policy.hold_s) / dear.speed, self._commit_usd(new) / new.speed
-        if self.memory.idle_since_s == math.inf and dear_usd > policy.swap_ratio * new_usd:
+        if dear_usd > policy.swap_ratio * new_usd:
+            count = self.count
             reason = (
                 f"it replaces one of {dear.name}: {new_usd:.4f} instead of {dear_usd:.4f} USD in {policy.hold_s:.0f} s"
             )
@@ -201,9 +215,11 @@ class _Round:
         )
 
     def surplus(self) -> list[Action]:
-        """What would go now, dearest first, while nothing is starting."""
+        """What would go now, dearest first, while nothing is starting and nothing was added lately."""
         policy, outlook, found = self.policy, self.outlook, list[Action]()
-        if outlook is None or self.actions or any(member.starting(self.now_s) for member in self.members):
+        if outlook is None or self.actions or self.now_s < self.memory.held_until_s:
+            return found
+        if any(member.starting(self.now_s) for member in self.members):
             return found
         left = self.capacity
         for pool in sorted(self.members, key=lambda m: (-m.held_usd(1.0) / m.speed, m.name)):

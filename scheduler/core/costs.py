@@ -68,22 +68,33 @@ def scarcity(request: Request, offer: Offer, load: Load, policy: Policy, now_s: 
     return policy.bid_prefilter * usd if capacity.gated else usd
 
 
+def alone_s(request: Request, offer: Offer, load: Load) -> float:
+    """Predicted seconds to the first token that a person reads, where nobody else waits."""
+    ttft_s = offer.curve.prefill_s(usage_at(request, offer)) * load.offers.get(offer.id, NO_LOAD).ttft_ratio
+    if offer.reasoning_tokens:  # the first token that a person reads comes after the thinking
+        ttft_s += offer.reasoning_tokens * offer.curve.itl_s(1)
+    return ttft_s
+
+
+def ttft_usd(request: Request, ttft_s: float) -> float:
+    """What a time to first token costs: a price per second, and the price of a missed objective."""
+    service_class = request.service_class
+    usd = ttft_s * service_class.usd_per_s_waiting
+    return usd + service_class.usd_per_ttft_miss if ttft_s > service_class.ttft_s_max else usd
+
+
 def waiting(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
-    """Time to first token as money: a price per second, and the price of a missed objective.
+    """Time to first token as money.
 
     Behind a gate no request waits for what would miss its objective: it is sent on in time, so the queue alone is no miss.
     """
-    service_class = request.service_class
-    here = load.offers.get(offer.id, NO_LOAD)
-    ttft_s = offer.curve.prefill_s(usage_at(request, offer)) * here.ttft_ratio
-    if offer.reasoning_tokens:  # the first token that a person reads comes after the thinking
-        ttft_s += offer.reasoning_tokens * offer.curve.itl_s(1)
+    ttft_s, limit_s = alone_s(request, offer, load), request.service_class.ttft_s_max
     capacity = offer.capacity
-    if capacity is not None and not (capacity.gated and ttft_s > service_class.ttft_s_max):
-        queued_s = wait_s(request, offer, load, now_s)
-        ttft_s = min(ttft_s + queued_s, service_class.ttft_s_max) if capacity.gated else ttft_s + queued_s
-    usd = ttft_s * service_class.usd_per_s_waiting
-    return usd + service_class.usd_per_ttft_miss if ttft_s > service_class.ttft_s_max else usd
+    if capacity is not None and not (capacity.gated and ttft_s > limit_s):
+        ttft_s += wait_s(request, offer, load, now_s)
+        if capacity.gated:
+            ttft_s = min(ttft_s, limit_s)
+    return ttft_usd(request, ttft_s)
 
 
 def wrong_answer(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:

@@ -8,22 +8,19 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scheduler.core import bids
 from scheduler.core.admission import Bounce, Ticket
 from scheduler.core.bids import Demand, Sample
 from scheduler.core.costs import usage_at
 from scheduler.core.dispatch import Attempt, decide, next_attempt
 from scheduler.core.learning import OutputLengths
-from scheduler.core.market import NO_LOAD, Decision, Market, Outcome, Policy, Quote, Request, Status
+from scheduler.core.market import Decision, Market, Outcome, Policy, Quote, Request, Status
 from scheduler.core.standing import Standing
 from scheduler.core.supply import Offer, Usage
+from scheduler.core.tickets import displaced_usd, pool_of, ticket
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.policies import Rule
 from scheduler.simulation.rows import Row
 
-HOP_S = 0.002  # from a gateway to a gate or provider and back
-# A provider's first token may take this much longer than it usually does; who leaves a line leaves in time for that.
-_API_SPREAD = 1.4
 _LENGTH_GUESS = 256.0
 _NOTHING = Usage(0, 0, 0)
 _SESSIONS_MAX = 20_000
@@ -107,16 +104,15 @@ class SimulatedGateway:
         self.advance(Journey(request_id, request, usage, template, row.blocks, self, decision), now_s)
 
     def _sample(self, request: Request, decision: Decision) -> None:
-        limit_s = request.service_class.ttft_s_max
-        worth = bids.displaced(decision)
+        limit_s, seen = request.service_class.ttft_s_max, set()
         for quote in decision.merit_order:
             offer = quote.offer
-            if offer.id in worth:
+            pool = pool_of(offer.id)
+            if offer.capacity is not None and pool not in seen:
+                seen.add(pool)
+                usd = displaced_usd(decision, quote, self.standing.load)
                 work_s = offer.curve.work_s(usage_at(request, offer))
-                sample = self.samples.get(offer.id)
-                if sample is None:
-                    sample = self.samples[offer.id] = Sample()
-                sample.add(Demand(worth[offer.id], work_s, limit_s))
+                self.samples.setdefault(pool, Sample()).add(Demand(usd, work_s, limit_s))
 
     def advance(self, journey: Journey, now_s: float) -> None:
         """The next attempt, or the end."""
@@ -135,46 +131,21 @@ class SimulatedGateway:
             self._world.ask(journey, now_s)
             return
         journey.ticket = f"{journey.id}-{len(journey.outcomes)}"
-        self._world.enter(journey, self._ticket(journey, quote, expected, work_s, now_s), now_s)
+        self._world.enter(journey, self._ticket(journey, quote, now_s), now_s)
 
-    def _ticket(self, journey: Journey, quote: Quote, expected: Usage, work_s: float, now_s: float) -> Ticket:
-        request, curve = journey.request, quote.offer.curve
-        service_class = request.service_class
-        ttft_by_s = request.arrived_s + service_class.ttft_s_max
-        tried = {outcome.offer_id for outcome in journey.outcomes}
-        worth_usd, elsewhere_s = math.inf, math.inf
-        loads = self.standing.load.offers
-        for other in journey.decision.merit_order:
-            there = other.offer
-            if there is quote.offer or there.id in tried:
-                continue
-            worth_usd = min(worth_usd, other.usd)
-            if there.capacity is None:
-                ratio = loads.get(there.id, NO_LOAD).ttft_ratio
-                elsewhere_s = min(elsewhere_s, there.curve.prefill_s(request.usage) * ratio)
-        leave_by_s = ttft_by_s - HOP_S - _API_SPREAD * elsewhere_s
-        last_chance = worth_usd == math.inf
-        start_by_s = request.deadline_s if last_chance else self._rule.start_by_s(ttft_by_s, leave_by_s, now_s)
-        prefill_s = (expected.input_tokens - expected.cached_tokens) / curve.prefill_tokens_per_s
-        return Ticket(
-            id=journey.ticket,
-            work_s=work_s,
-            usd_displaced=worth_usd - quote.usd + quote.terms.get("scarcity", 0.0) + quote.terms.get("waiting", 0.0)
-            if not last_chance
-            else math.inf,
-            arrived_s=now_s,
-            start_by_s=start_by_s,
-            prefill_s=prefill_s,
-            kv_tokens=expected.input_tokens + expected.output_tokens,
-            ttft_s_max=service_class.ttft_s_max,
-            ttft_by_s=ttft_by_s,
-            leave_by_s=leave_by_s if self._rule.evicts else -math.inf,
-            usd_per_s_waiting=service_class.usd_per_s_waiting,
-        )
+    def _ticket(self, journey: Journey, quote: Quote, now_s: float) -> Ticket:
+        """The ticket as live; rules without eviction are held for a share of the time until the last moment to leave."""
+        tried = [outcome.offer_id for outcome in journey.outcomes]
+        made = ticket(journey.ticket, journey.decision, quote, self.standing.load, tried, now_s)
+        if self._rule.evicts:
+            return made
+        if made.usd_displaced != math.inf:
+            made = made._replace(start_by_s=self._rule.start_by_s(made.leave_by_s, now_s))
+        return made._replace(leave_by_s=-math.inf)
 
     def report(self) -> dict[str, list[Demand]]:
-        """Demand since the last report, by offer."""
-        return {offer_id: sample.take() for offer_id, sample in self.samples.items()}
+        """Demand since the last report, by pool."""
+        return {pool: sample.take() for pool, sample in self.samples.items()}
 
     def failed(self, journey: Journey, http_status: int, retry_after_s: float, now_s: float) -> None:
         """The source failed before its first token."""

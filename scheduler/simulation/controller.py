@@ -40,15 +40,15 @@ class SimulatedController:
             )
 
     def heard(self, demand: Mapping[str, list[Demand]], now_s: float) -> None:
-        """What one gateway saw since its last report, by offer."""
-        for offer_id, sample in demand.items():
-            self.bids.heard(offer_id, sample, now_s)
+        """What one gateway saw since its last report, by pool."""
+        for pool, sample in demand.items():
+            self.bids.heard(pool, sample, now_s)
 
     def clear(self, now_s: float) -> dict[str, float]:
         """The next market. Returned: the bid price of each pool at its wait, USD per replica-second."""
         observed = {name: pool.observe(now_s) for name, pool in self._pools.items()}
         pools = {offer_id: observed[name] for offer_id, name in self.pool_of.items()}
-        bids = {offer_id: self.bids.curves.get(offer_id, {}) for offer_id in pools}
+        bids = {offer_id: self.bids.curves.get(name, {}) for offer_id, name in self.pool_of.items()}
         self.market = clear(self.market, Observation(now_s, self.offers, pools, bids=bids), self._policy)
         return {
             offer.id.partition("/")[0]: price_usd(offer.capacity.levels, 0.0, _PROBE_S)
@@ -59,16 +59,16 @@ class SimulatedController:
 
     def solve(self, now_s: float, demand_error: float = 1.0) -> None:
         """New bid curves, for the market and for the gates. ``demand_error``: demand is taken for that many times itself."""
-        gates = {offer_id: self._pools[name].gate for offer_id, name in self.pool_of.items()}
+        gates = {name: pool.gate for name, pool in self._pools.items()}
         self.bids.solve(
-            {offer_id: gate.levels(now_s) for offer_id, gate in gates.items()},
-            {offer_id: gate.healthy for offer_id, gate in gates.items()},
-            {offer_id: gate.calibration.work.value * demand_error for offer_id, gate in gates.items()},
+            {name: gate.levels(now_s) for name, gate in gates.items()},
+            {name: gate.healthy for name, gate in gates.items()},
+            {name: gate.calibration.work.value * demand_error for name, gate in gates.items()},
             now_s,
         )
-        for pool in self._pools.values():
+        for name, pool in self._pools.items():
             if pool.gated:
-                pool.gate.set_bids(self.bids.curves.get(pool.offer_id, {}))
+                pool.gate.set_bids(self.bids.curves.get(name, {}))
 
 
 def _times(rate: Rate, factor: float) -> Rate:

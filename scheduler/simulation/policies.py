@@ -44,9 +44,9 @@ class Rule:
     threshold: float = 0.0
     thresholds: tuple[float, ...] = ()
 
-    def start_by_s(self, ttft_by_s: float, leave_by_s: float, now_s: float) -> float:
+    def start_by_s(self, leave_by_s: float, now_s: float) -> float:
         """Until when a gate may hold a request that has somewhere else to go."""
-        return ttft_by_s if self.evicts else now_s + self.hold * max(0.0, leave_by_s - now_s)
+        return now_s + self.hold * max(0.0, leave_by_s - now_s)
 
 
 def _is_local(offer: Offer) -> bool:

@@ -7,13 +7,14 @@ import math
 import numpy as np
 from numba import njit
 
-from scheduler.simulation import attempts, policies
+from scheduler.core import tickets
+from scheduler.simulation import policies
 from scheduler.simulation.kernel.gates import enter, price
 from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
 from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State
 
 BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
-_LAST_USD, _HOP_S, _API_SPREAD = policies._LAST_USD, attempts.HOP_S, attempts._API_SPREAD
+_LAST_USD, _ROUND_TRIP_S, _SPREAD = policies._LAST_USD, tickets.ROUND_TRIP_S, tickets._SPREAD
 
 
 @njit(error_model="numpy")
@@ -67,7 +68,7 @@ def _elsewhere(
             usd += profile.usd_per_ttft_miss
         if usd < found_usd:
             found, found_usd = row, usd
-        soonest_s = min(soonest_s, offer.ttft_base_s + input_tokens / offer.prefill_tokens_per_s)
+        soonest_s = min(soonest_s, ttft_s)
     return found, found_usd, soonest_s
 
 
@@ -126,7 +127,7 @@ def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     ticket.input_tokens, ticket.output_tokens = of.input_tokens[i], of.output_tokens[i]
     ticket.left_tokens = max(1.0, ticket.input_tokens)
     ticket.arrived_s, ticket.ttft_by_s = now_s, now_s + profile.ttft_s_max
-    leave_by_s = ticket.ttft_by_s - _HOP_S - _API_SPREAD * soonest_s
+    leave_by_s = ticket.ttft_by_s - _SPREAD * soonest_s - _ROUND_TRIP_S
     ticket.leave_by_s = leave_by_s if clock.evicts else -np.inf
     if api == NOBODY:
         ticket.start_by_s = now_s + profile.deadline_s
@@ -156,25 +157,26 @@ def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> boo
     age_s = max(0.0, now_s - (clock.clear_s - clock.snapshot_age_s))
     sent_s = max(0.0, s.sent_s[gateway, pool_row] - (now_s - s.sent_at_s[gateway, pool_row]))
     extra_usd, scarcity, api_extra_usd = _preferred(s, profile_row, work_s, sent_s, age_s, difficulty, kept)
-    ttft_s = _first_token_s(s, home, float(of.input_tokens[i]))
-    waiting = 0.0
-    if ttft_s > profile.ttft_s_max:
-        waiting = profile.usd_per_ttft_miss
+    alone_s = _first_token_s(s, home, float(of.input_tokens[i]))
+    line_usd, alone_usd = 0.0, alone_s * profile.usd_per_s_waiting
+    if alone_s > profile.ttft_s_max:
+        alone_usd += profile.usd_per_ttft_miss
     else:
-        ttft_s = min(ttft_s + max(0.0, line.seen_wait_s - age_s) + sent_s, profile.ttft_s_max)
-    waiting += ttft_s * profile.usd_per_s_waiting
-    usd += waiting + _wrong(s, home, profile_row, difficulty) + offer.floor_usd_per_s * work_s + extra_usd
+        wait_s = max(0.0, line.seen_wait_s - age_s) + sent_s
+        line_usd = min(wait_s, profile.ttft_s_max - alone_s) * profile.usd_per_s_waiting
+    usd += alone_usd + _wrong(s, home, profile_row, difficulty) + offer.floor_usd_per_s * work_s
     api_usd += api_extra_usd
+    displaced_usd = api_usd - (usd + extra_usd - scarcity)
     if clock.kind == BID:
-        _sample(s, pool_row, api_usd - usd + scarcity, work_s, profile.ttft_s_max)
-    if usd > api_usd:
+        _sample(s, pool_row, displaced_usd, work_s, profile.ttft_s_max)
+    if usd + line_usd + extra_usd > api_usd:
         return False
     s.sent_s[gateway, pool_row] = sent_s + work_s / s.pools[pool_row].seen_replicas
     s.sent_at_s[gateway, pool_row] = now_s
     row = _ticket(s, of, i, api, soonest_s)
     ticket = s.tickets[row]
     ticket.work_s, ticket.prefill_s = work_s, input_tokens / offer.prefill_tokens_per_s
-    ticket.kv_tokens, ticket.usd_displaced = input_tokens + expected, api_usd - usd + scarcity + waiting
+    ticket.kv_tokens, ticket.usd_displaced = input_tokens + expected, displaced_usd
     clock.number += 1
     enter(s, row, now_s)
     return True

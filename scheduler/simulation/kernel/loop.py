@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from scheduler.core import bids, capacity, gate, lanes, learning
-from scheduler.simulation import attempts, policies
+from scheduler.core import bids, capacity, gate, lanes, learning, tickets
+from scheduler.simulation import policies
 from scheduler.simulation.kernel.gates import news, pump, tick
 from scheduler.simulation.kernel.gateways import BID, arrive
 from scheduler.simulation.kernel.lanes import look
@@ -154,7 +154,7 @@ def _compiled(source: int) -> Callable[..., Any]:
     return advance
 
 
-_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__) for m in (bids, capacity, gate, lanes, learning, attempts, policies))]
+_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__) for m in (bids, capacity, gate, lanes, learning, tickets, policies))]
 
 # Runs until every arrival from row ``first`` on has been taken, but not beyond ``until_s``; what lies between two batches is
 # done only once the second is known, or with ``last``, until everybody is served. Returns the row after the last one taken.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.bids import SAMPLES_MAX, BidBook, Demand, Sample, displaced
-from scheduler.core.capacity import BidCurve, Capacity, Level
-from scheduler.core.dispatch import decide
+from scheduler.core.bids import SAMPLES_MAX, BidBook, Demand, Sample
+from scheduler.core.capacity import BidCurve, Level
 from scheduler.core.market import Policy
 from scheduler.core.value import value_curve
-from tests.support.markets import NO_USE, NOW_S, POLICY, api, market, offer, request
+from tests.support.markets import POLICY
 
 URGENT, PATIENT = 1.0, 20.0
 LIMITS = (URGENT, PATIENT)
@@ -71,36 +69,6 @@ def test_a_sample_begins_anew_when_it_was_taken() -> None:
     sample.add(Demand(2.0, 1.0))
     assert sample.take() == [Demand(2.0, 1.0)]
 
-
-# ---- what a pool displaces ----------------------------------------------------------------------------------------
-
-
-def test_a_pool_displaces_the_cheapest_other_source_less_itself_without_its_scarcity() -> None:
-    bid = BidCurve((0.0, 100.0), (0.0, -10.0))
-    scarce = offer("pool/scarce", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S, (Level(1e9, 1.0, bid),)))
-    plain = offer("pool/plain", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
-    decision = decide(request(), market(scarce, plain, api("near", 0.2), api("far", 0.9)), NO_USE, POLICY, NOW_S)
-    quotes = {quote.offer.id: quote for quote in decision.merit_order}
-    dearer = quotes["pool/scarce"].terms["scarcity"]
-    energy = 150e-6  # at both pools
-    assert dearer > 0.0
-    assert displaced(decision) == {
-        "pool/plain": pytest.approx(min(0.2, energy + dearer) - energy),
-        "pool/scarce": pytest.approx(energy - energy),  # the other pool is a way out
-    }
-
-
-def test_a_pool_that_is_dearer_than_the_api_displaces_less_than_nothing_and_apis_displace_nothing() -> None:
-    pool = offer("pool", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
-    decision = decide(request(), market(pool, api("gift", 0.0)), NO_USE, POLICY, NOW_S)
-    assert displaced(decision) == {"pool": pytest.approx(-150e-6)}
-
-
-def test_where_there_is_no_other_source_the_request_is_forced() -> None:
-    pool = offer("pool", capacity=Capacity(1, 8, 0, 0, 1.0, NOW_S))
-    unseen = offer("unseen", zone="far")
-    asked = request(zones=frozenset({"home"}))
-    assert displaced(decide(asked, market(pool, unseen), NO_USE, POLICY, NOW_S)) == {"pool": math.inf}
 
 
 # ---- the book -----------------------------------------------------------------------------------------------------
