@@ -26,8 +26,8 @@ from serving.settings import core_policy
 BAR = 0.1
 WARM_S = 30.0
 API_JITTER = 0.15
-# Answers shorter than this say little of ITL, and fewer of them than this little of a load.
-_TOKENS_MIN, _COUNT_MIN = 8, 10
+# Answers shorter than this say little of ITL, and few of them little of a load.
+_LOADS, _TOKENS_MIN, _COUNT_MIN = 6, 8, 10
 
 
 class Served(NamedTuple):
@@ -88,19 +88,15 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
     """
     own = [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
     spans = [_span(row) for row in own]
-    beside = company(spans)
-    bins: dict[int, list[tuple[float, float]]] = {}
-    for span, count in zip(spans, beside, strict=True):
-        if span.tokens >= _TOKENS_MIN:
-            bins.setdefault(round(count), []).append((count, span.itl_s))
-    points = [DecodePoint(*np.median(some, axis=0), len(some)) for some in bins.values() if len(some) >= _COUNT_MIN]
+    timed = sorted(
+        (count, span.itl_s) for count, span in zip(company(spans), spans, strict=True) if span.tokens >= _TOKENS_MIN
+    )
+    bins = [some for some in np.array_split(np.array(timed).reshape(-1, 2), _LOADS) if len(some) >= _COUNT_MIN]
+    points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in bins]
     decode = fit_decode(points)
     if decode is None:
         raise ValueError(f"{len(own)} answers of the pool at {len(points)} loads: no line can be drawn")
-    alone = [
-        row for row, span in zip(own, spans, strict=True)
-        if not any(other.first_s < row.planned_s < other.last_s for other in spans if other is not span)
-    ]  # fmt: skip
+    alone = [row for row in own if not any(o.planned_s < row.planned_s < o.planned_s + (o.e2e_s or 0.0) for o in own)]
     prefill = fit_prefill([PrefillPoint(row.input_tokens, row.ttft_s or 0.0, 1) for row in alone])
     found = {"itl_base_s": decode.itl_base_s, "itl_per_seq_s": decode.itl_per_seq_s}
     if prefill is not None:  # a step in which the prompt is computed is part of the base as measured

@@ -83,13 +83,9 @@ class _Round:
 
     def plan(self) -> None:
         """Everything but getting smaller, which one group does at a time."""
-        self.memory = self.memory.counted(self.count, self.policy.hold_s, self.now_s)
         self.keep_bounds()
         self.meter()
         self.launch()
-        if self.count > max(n for _, n in self.memory.highs):
-            until_s = self.now_s + self.policy.hold_s + max(member.start_s for member in self.members)
-            self.memory = replace(self.memory, held_until_s=until_s)
         if not self.surplus():
             self.replace_dear()
 
@@ -215,11 +211,9 @@ class _Round:
         )
 
     def surplus(self) -> list[Action]:
-        """What would go now, dearest first, while nothing is starting and nothing was added lately."""
+        """What would go now, dearest first, while nothing is starting."""
         policy, outlook, found = self.policy, self.outlook, list[Action]()
-        if outlook is None or self.actions or self.now_s < self.memory.held_until_s:
-            return found
-        if any(member.starting(self.now_s) for member in self.members):
+        if outlook is None or self.actions or any(member.starting(self.now_s) for member in self.members):
             return found
         left = self.capacity
         for pool in sorted(self.members, key=lambda m: (-m.held_usd(1.0) / m.speed, m.name)):

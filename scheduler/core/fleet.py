@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from scheduler.core.forecast import Ahead
@@ -120,22 +120,11 @@ class Replacing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a group's next plan has to know of the ones before.
-
-    ``highs``: (when, how many replicas) of the last hold, only what nothing later was as high as. ``held_until_s``: until
-    then it does not get smaller, since it has grown; replacing what was taken away is no growth.
-    """
+    """What a group's next plan has to know of the ones before."""
 
     shortage: Shortage = field(default_factory=Shortage)
     idle_since_s: float = math.inf
     replacing: Replacing | None = None
-    highs: tuple[tuple[float, int], ...] = ()
-    held_until_s: float = -math.inf
-
-    def counted(self, replicas: int, hold_s: float, now_s: float) -> Memory:
-        """With so many replicas now."""
-        kept = tuple((at_s, n) for at_s, n in self.highs if n > replicas and at_s >= now_s - hold_s)
-        return replace(self, highs=(*kept, (now_s, replicas)))
 
 
 @dataclass(frozen=True, slots=True)

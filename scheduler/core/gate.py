@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from scheduler.core import admission
 from scheduler.core.admission import Bounce, Queue, Ticket, admit, is_late, least_valuable
 from scheduler.core.capacity import BidCurve, Level, overtaken_s
+from scheduler.core.engines import Engines
 from scheduler.core.lanes import GateSettings, Grant, Lane, Line
 from scheduler.core.learning import Calibration
 from scheduler.core.market import Policy
@@ -22,35 +23,19 @@ Verdicts = list[tuple[str, Grant | Bounce]]
 _SERVICE_WEIGHT = 0.05
 
 
-class PoolGate:
+class PoolGate(Engines):
     """State of one gate; ``now_s`` is any clock that does not go back."""
 
     def __init__(self, settings: GateSettings, policy: Policy) -> None:
-        self._settings, self._policy = settings, policy
+        super().__init__(settings)
+        self._policy = policy
         self.service_s_mean = settings.service_s_guess
         self.lines = [Line(limit_s) for limit_s in sorted(set(settings.ttft_s_max)) or [math.inf]]
         self._limits = [line.ttft_s_max for line in self.lines]
-        self.lanes: dict[str, Lane] = {}
-        self._away: dict[str, Lane] = {}  # replicas that are not there (yet, or any more) and of which tickets are held
         self.calibration = Calibration(policy.ttft_margin)
         self.admitted_work_s = 0.0
         self.waiting = 0
         self._place: dict[str, Lane | Line] = {}
-
-    @property
-    def running(self) -> int:
-        """Tickets that hold a slot."""
-        return sum(len(lane.held) for lanes in (self.lanes, self._away) for lane in lanes.values())
-
-    @property
-    def healthy(self) -> int:
-        """Engines that answer."""
-        return sum(1 for lane in self.lanes.values() if lane.healthy)
-
-    @property
-    def slots(self) -> int:
-        """Slots of the engines that answer."""
-        return sum(lane.slots for lane in self.lanes.values() if lane.healthy)
 
     def tickets(self) -> Iterable[Ticket]:
         """Those that wait, by level."""
@@ -221,25 +206,11 @@ class PoolGate:
 
     def tick(self, now_s: float) -> Verdicts:
         """Some twenty times a second: those whose time is out are bounced, and those who are late make room."""
+        self.calibration.rest(now_s)
         late = [ticket for ticket in self.tickets() if ticket.start_by_s <= now_s] if self.waiting else []
         verdicts: Verdicts = [self._out(ticket, "waited too long", 1.0) for ticket in late]
         verdicts += self.pump(now_s)
         return verdicts + self._make_room(0, now_s) if self.waiting else verdicts
-
-    def set_replicas(self, ids: Iterable[str]) -> None:
-        """The replicas that exist; new ones are silent until ``heard``. Tickets that one holds when it goes stay counted
-        until they leave.
-        """
-        known = set(ids)
-        for gone in self.lanes.keys() - known:
-            self._away[gone] = self.lanes.pop(gone)
-            self._away[gone].healthy = False
-        self._away = {replica_id: lane for replica_id, lane in self._away.items() if lane.held}
-        for replica_id in sorted(known - self.lanes.keys()):
-            self.lanes[replica_id] = self._away.pop(replica_id, self._lane())
-
-    def _lane(self) -> Lane:
-        return Lane(self._settings.slots, self._settings.kv_tokens)
 
     def heard(self, replica_id: str, healthy: bool, engine_waiting: int, now_s: float) -> Verdicts:
         """An engine's sign of life or none, and its own queue; without any engine whoever waits is sent on."""

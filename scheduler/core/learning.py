@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 _RATIO_MIN, _RATIO_MAX = 0.2, 5.0
+# While nothing is seen, opinions fade: looked at every so often, over so long.
+_REST_S, _REST_FADE_S = 5.0, 120.0
 _PACE_WORK_S = 0.5  # work per engine after which the pace of a line is looked at
 # Adaptive conformal inference (Gibbs and Candes 2021): each miss takes a step down, each hit a small one up, so that in
 # the long run this share of the requests that waited here misses its objective, whatever the prediction is worth.
@@ -17,22 +19,35 @@ _MARGIN_MIN = 0.5
 
 
 class Ratio:
-    """Seconds needed over seconds predicted, as two sums that fade; 1 until ``prior_s`` seconds were seen."""
+    """Seconds needed over seconds predicted, as two sums that fade, beside ``prior_s`` seconds for which it was 1.
 
-    __slots__ = ("_actual_s", "_fade_s", "_predicted_s", "value")
+    What is seen fades with what follows (``fade_s`` predicted seconds), and with time while nothing follows: an opinion that
+    keeps work away must not last because no work comes that could correct it.
+    """
+
+    __slots__ = ("_actual_s", "_fade_s", "_predicted_s", "_prior_s", "value")
 
     def __init__(self, prior_s: float, fade_s: float) -> None:
-        self.value, self._fade_s = 1.0, fade_s
-        self._actual_s = self._predicted_s = prior_s
+        self.value, self._prior_s, self._fade_s = 1.0, prior_s, fade_s
+        self._actual_s = self._predicted_s = 0.0
 
     def took(self, predicted_s: float, actual_s: float) -> None:
         """``actual_s`` seconds were needed where ``predicted_s`` were predicted."""
-        if predicted_s <= 0.0:
-            return
-        keep = max(0.5, 1.0 - predicted_s / self._fade_s)
-        self._actual_s = self._actual_s * keep + actual_s
-        self._predicted_s = self._predicted_s * keep + predicted_s
-        self.value = min(_RATIO_MAX, max(_RATIO_MIN, self._actual_s / self._predicted_s))
+        if predicted_s > 0.0:
+            self.fade(min(0.5, predicted_s / self._fade_s))
+            self._actual_s += actual_s
+            self._predicted_s += predicted_s
+            self._weigh()
+
+    def fade(self, share: float) -> None:
+        """Forget ``share`` of what was seen."""
+        self._actual_s *= 1.0 - share
+        self._predicted_s *= 1.0 - share
+        self._weigh()
+
+    def _weigh(self) -> None:
+        value = (self._actual_s + self._prior_s) / (self._predicted_s + self._prior_s)
+        self.value = min(_RATIO_MAX, max(_RATIO_MIN, value))
 
 
 class Calibration:
@@ -42,11 +57,12 @@ class Calibration:
     which a line that never ran empty was worked off, over the work in it. ``margin``: share of an objective to plan with.
     """
 
-    __slots__ = ("_began_s", "_began_work_s", "_margin_max", "margin", "prefill", "work")
+    __slots__ = ("_began_s", "_began_work_s", "_faded_s", "_margin_max", "margin", "prefill", "work")
 
     def __init__(self, margin_max: float) -> None:
         self.margin = self._margin_max = margin_max
-        self.prefill, self.work = Ratio(1.0, 5.0), Ratio(5.0, 30.0)
+        self.prefill, self.work = Ratio(0.1, 5.0), Ratio(0.5, 30.0)
+        self._faded_s = 0.0
         self._began_s: float | None = None  # since when somebody has always waited, and the work that began since
         self._began_work_s = 0.0
 
@@ -59,6 +75,14 @@ class Calibration:
                 self._began_s, self._began_work_s = None, 0.0
         if waiting and self._began_s is None:
             self._began_s = now_s
+
+    def rest(self, now_s: float) -> None:
+        """Time passes; called at least every few seconds."""
+        if now_s - self._faded_s > _REST_S:
+            share = min(0.5, (now_s - self._faded_s) / _REST_FADE_S) if self._faded_s else 0.0
+            self.prefill.fade(share)
+            self.work.fade(share)
+            self._faded_s = now_s
 
     def judged(self, missed: bool) -> None:
         """A request that was served here met or missed its TTFT objective."""

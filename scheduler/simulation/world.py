@@ -149,8 +149,7 @@ class World:
 
     def _tick(self, now_s: float) -> None:
         for name, pool in self.pools.items():
-            if pool.gate.waiting:
-                self._verdicts(name, pool.gate.tick(now_s), now_s)
+            self._verdicts(name, pool.gate.tick(now_s), now_s)
         self.at(now_s + _TICK_S, self._tick)
 
     def _called(self, call: Callable[[World, float], None], now_s: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.simulation.kernel.state import State
 from scheduler.simulation.kernel.tournament import pop_end, push_end, set_due
@@ -17,7 +17,7 @@ from scheduler.simulation.kernel.tournament import pop_end, push_end, set_due
 _EPSILON = 1e-3  # of a step, as in scheduler.simulation.engine
 
 
-@njit(error_model="numpy")
+@inner
 def submit(s: State, lane_row: int, now_s: float) -> None:
     """The ticket that was put last into the lane's ring has arrived; its prompt joins the next step that begins."""
     lane = s.lanes[lane_row]
@@ -36,7 +36,7 @@ def submit(s: State, lane_row: int, now_s: float) -> None:
     _begin_step(s, lane_row, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _advance(s: State, lane_row: int, now_s: float, step_s: float) -> None:
     lane = s.lanes[lane_row]
     took_s = now_s - lane.anchor_s
@@ -47,7 +47,7 @@ def _advance(s: State, lane_row: int, now_s: float, step_s: float) -> None:
     lane.anchor_s = now_s
 
 
-@njit(error_model="numpy")
+@inner
 def _begin_step(s: State, lane_row: int, now_s: float) -> None:
     lane = s.lanes[lane_row]
     pool, ring = s.pools[lane.pool], s.lane_ring[lane_row]
@@ -72,7 +72,7 @@ def _begin_step(s: State, lane_row: int, now_s: float) -> None:
     set_due(s, lane_row, now_s + many * step_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _tell(s: State, pool_row: int, what: int, now_s: float) -> None:
     """News for the gate, which takes its time; all of a pool's takes the same, so the ring stays sorted."""
     pool = s.pools[pool_row]
@@ -83,7 +83,7 @@ def _tell(s: State, pool_row: int, what: int, now_s: float) -> None:
         set_due(s, len(s.lanes) + pool_row, now_s + pool.ttft_base_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _end_chunk(s: State, lane_row: int, now_s: float) -> None:
     lane, ring = s.lanes[lane_row], s.lane_ring[lane_row]
     mask, left = len(ring) - 1, lane.chunk
@@ -104,7 +104,7 @@ def _end_chunk(s: State, lane_row: int, now_s: float) -> None:
             lane.running += 1
 
 
-@njit(error_model="numpy")
+@inner
 def proceed(s: State, lane_row: int, now_s: float) -> None:
     """What happens at the engine's next instant: first tokens, ends of answers, the next step."""
     lane = s.lanes[lane_row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import capacity, gate
 from scheduler.simulation.kernel.lanes import began, begun, best, flow, give, look, served
@@ -14,7 +14,7 @@ from scheduler.simulation.kernel.tournament import least_worth, may_leave
 _ROUNDS, _SERVICE_WEIGHT = capacity._ROUNDS, gate._SERVICE_WEIGHT
 
 
-@njit(error_model="numpy")
+@inner
 def value(s: State, line_row: int, x_s: float) -> float:
     """V(x) of a line (USD), flat beyond both ends."""
     line = s.lines[line_row]
@@ -28,7 +28,7 @@ def value(s: State, line_row: int, x_s: float) -> float:
     return float(low + (s.bid_usd[line_row, i + 1] - low) * (place - i))
 
 
-@njit(error_model="numpy")
+@inner
 def price(s: State, line_row: int, added_s: float, age_s: float, sent_s: float, seen: bool) -> float:
     """Bid price (USD) of ``added_s`` for who joins this line: the dearest of it and the slower ones.
 
@@ -43,7 +43,7 @@ def price(s: State, line_row: int, added_s: float, age_s: float, sent_s: float, 
     return usd
 
 
-@njit(error_model="numpy")
+@inner
 def _unlink(s: State, row: int) -> None:
     ticket = s.tickets[row]
     line = s.lines[ticket.line]
@@ -62,7 +62,7 @@ def _unlink(s: State, row: int) -> None:
     s.clock[0].waiting -= 1
 
 
-@njit(error_model="numpy")
+@inner
 def _out(s: State, row: int, now_s: float) -> None:
     """The ticket is sent elsewhere from where it waits."""
     _unlink(s, row)
@@ -70,7 +70,7 @@ def _out(s: State, row: int, now_s: float) -> None:
     free(s, row)
 
 
-@njit(error_model="numpy")
+@inner
 def pump(s: State, pool_row: int, now_s: float) -> None:
     """Engines that can begin get the tickets with the earliest deadlines."""
     pool = s.pools[pool_row]
@@ -90,7 +90,7 @@ def pump(s: State, pool_row: int, now_s: float) -> None:
         give(s, row, lane_row, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def enter(s: State, row: int, now_s: float) -> None:
     """A ticket arrives: it starts, is held, or is sent on at once."""
     ticket = s.tickets[row]
@@ -128,7 +128,7 @@ def enter(s: State, row: int, now_s: float) -> None:
         _make_room(s, pool_row, ticket.line, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _work_before_s(s: State, line_row: int, ttft_by_s: float) -> float:
     """Work of those in slower lines whose deadlines come first."""
     work_s = 0.0
@@ -140,7 +140,7 @@ def _work_before_s(s: State, line_row: int, ttft_by_s: float) -> float:
     return work_s
 
 
-@njit(error_model="numpy")
+@inner
 def _overtaken_s(s: State, pool_row: int, line_row: int, share: float, now_s: float) -> float:
     """Wait at the end of a line when faster requests go on arriving as they did (``capacity.overtaken_s``)."""
     first, line = s.pools[pool_row].line_first, s.lines[line_row]
@@ -155,7 +155,7 @@ def _overtaken_s(s: State, pool_row: int, line_row: int, share: float, now_s: fl
     return float(wait_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _make_room(s: State, pool_row: int, line_row: int, now_s: float) -> None:
     """While the last of a line (from ``line_row`` on) is late, the least valuable who may leave goes."""
     pool = s.pools[pool_row]
@@ -184,7 +184,7 @@ def _make_room(s: State, pool_row: int, line_row: int, now_s: float) -> None:
         line_row += 1
 
 
-@njit(error_model="numpy")
+@inner
 def _worst(s: State, first: int, last: int, now_s: float) -> int:
     """Who of these lines makes room: the lowest worth per second of work."""
     found, found_usd = NOBODY, np.inf
@@ -195,7 +195,7 @@ def _worst(s: State, first: int, last: int, now_s: float) -> int:
     return int(found)
 
 
-@njit(error_model="numpy")
+@inner
 def news(s: State, pool_row: int, what: int, now_s: float) -> None:
     """A first token, or the end of an answer."""
     row, pool = what >> 1, s.pools[pool_row]
@@ -216,7 +216,7 @@ def news(s: State, pool_row: int, what: int, now_s: float) -> None:
     free(s, row)
 
 
-@njit(error_model="numpy")
+@inner
 def tick(s: State, pool_row: int, now_s: float) -> None:
     """Some twenty times a second: those whose time is out go, and those who are late make room."""
     pool = s.pools[pool_row]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import tickets
 from scheduler.simulation import policies
@@ -17,7 +17,7 @@ BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
 _LAST_USD, _ROUND_TRIP_S, _SPREAD = policies._LAST_USD, tickets.ROUND_TRIP_S, tickets._SPREAD
 
 
-@njit(error_model="numpy")
+@inner
 def _wrong(s: State, offer_row: int, profile_row: int, difficulty: float) -> float:
     offer = s.offers[offer_row]
     if difficulty <= 0.5:
@@ -27,7 +27,7 @@ def _wrong(s: State, offer_row: int, profile_row: int, difficulty: float) -> flo
     return float(s.profiles[profile_row].usd_per_wrong_answer * (1.0 - right))
 
 
-@njit(error_model="numpy")
+@inner
 def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
     offer = s.offers[offer_row]
     if offer.tokens_ratio != 1.0:
@@ -36,7 +36,7 @@ def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
     return float(offer.ttft_base_s + input_tokens / offer.prefill_tokens_per_s + thinking_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _work_s(offer: np.void, input_tokens: float, output_tokens: float) -> float:
     """``ServiceCurve.work_s``."""
     prefill_s = input_tokens / offer.prefill_tokens_per_s
@@ -47,7 +47,7 @@ def _work_s(offer: np.void, input_tokens: float, output_tokens: float) -> float:
     return float(max(prefill_s + output_tokens * offer.itl_per_seq_s, held_s))
 
 
-@njit(error_model="numpy")
+@inner
 def _elsewhere(
     s: State, profile_row: int, input_tokens: float, expected: float, difficulty: float
 ) -> tuple[int, float, float]:
@@ -72,7 +72,7 @@ def _elsewhere(
     return found, found_usd, soonest_s
 
 
-@njit(error_model="numpy")
+@inner
 def _preferred(s: State, profile_row: int, work_s: float, sent_s: float, age_s: float, difficulty: float, kept: bool) -> tuple[float, float, float]:
     """What a rule adds to the price of a home, its scarcity in that, and what it adds to the price of a provider."""
     clock, profile = s.clock[0], s.profiles[profile_row]
@@ -97,7 +97,7 @@ def _preferred(s: State, profile_row: int, work_s: float, sent_s: float, age_s: 
     return (0.0, 0.0, _LAST_USD) if local else (_LAST_USD, 0.0, 0.0)
 
 
-@njit(error_model="numpy")
+@inner
 def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: float) -> None:
     """One more request that this pool could serve (``bids.Sample``, for all gateways together)."""
     pool = s.pools[pool_row]
@@ -115,7 +115,7 @@ def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: floa
     pool.sample_seen += 1
 
 
-@njit(error_model="numpy")
+@inner
 def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     """A row for the request in its profile's line; what it is worth and what it needs there is filled in later."""
     clock = s.clock[0]
@@ -138,7 +138,7 @@ def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     return int(row)
 
 
-@njit(error_model="numpy")
+@inner
 def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> bool:
     """Try the request's pool; False where it cannot, or where a provider comes first."""
     clock, profile_row, now_s = s.clock[0], np.int64(of.profile[i]), of.arrival_s[i]
@@ -182,7 +182,7 @@ def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> boo
     return True
 
 
-@njit(error_model="numpy")
+@inner
 def arrive(s: State, of: Arrivals, i: int, kept: bool) -> None:
     """A request comes in: decided once, then tried at home or asked of a provider."""
     clock, profile_row = s.clock[0], np.int64(of.profile[i])

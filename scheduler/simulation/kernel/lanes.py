@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import lanes, learning
 from scheduler.simulation.kernel.engines import submit
@@ -20,7 +20,7 @@ PREFILL_PRIOR_S, WORK_PRIOR_S = 1.0, 5.0
 _PREFILL_FADE_S, _WORK_FADE_S = 5.0, 30.0
 
 
-@njit(error_model="numpy")
+@inner
 def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
     """The engine that would begin first with a ticket of that size; the one with the most free slots among equals."""
     pool = s.pools[pool_row]
@@ -44,7 +44,7 @@ def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
     return found
 
 
-@njit(error_model="numpy")
+@inner
 def give(s: State, row: int, lane_row: int, now_s: float) -> None:
     """The ticket takes a slot of that engine, which gets it at once."""
     ticket, lane, ring = s.tickets[row], s.lanes[lane_row], s.lane_ring[lane_row]
@@ -62,7 +62,7 @@ def give(s: State, row: int, lane_row: int, now_s: float) -> None:
     submit(s, lane_row, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def begun(s: State, row: int, now_s: float) -> bool:
     """An engine has begun to answer the ticket, and so whatever it was given before; False where that was known."""
     ticket = s.tickets[row]
@@ -89,7 +89,7 @@ def begun(s: State, row: int, now_s: float) -> bool:
     return True
 
 
-@njit(error_model="numpy")
+@inner
 def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
     """Work of one ticket has begun: the pace at which a line that never runs empty is worked off."""
     pool = s.pools[pool_row]
@@ -105,7 +105,7 @@ def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
         pool.began_s = now_s
 
 
-@njit(error_model="numpy")
+@inner
 def look(s: State, pool_row: int, now_s: float) -> None:
     """Predicted wait at the end of every line, into ``wait_s``."""
     pool = s.pools[pool_row]
@@ -124,14 +124,14 @@ def look(s: State, pool_row: int, now_s: float) -> None:
         line.wait_s = ahead_s
 
 
-@njit(error_model="numpy")
+@inner
 def flow(s: State, line_row: int, now_s: float) -> float:
     """Replica-seconds of this line's work per second, as of late."""
     line = s.lines[line_row]
     return float(line.flow_s * math.exp((line.flow_at_s - now_s) / _FLOW_S) / _FLOW_S)
 
 
-@njit(error_model="numpy")
+@inner
 def served(s: State, line_row: int, work_s: float, now_s: float) -> None:
     """Work that the pool has begun on for this line."""
     line = s.lines[line_row]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.core.learning import OutputLengths
 from scheduler.simulation.kernel.state import FREE, NOBODY, State
@@ -15,7 +15,7 @@ _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E
 _GUESS = 256.0
 
 
-@njit(error_model="numpy")
+@inner
 def usd_of(s: State, offer_row: int, input_tokens: float, output_tokens: float) -> float:
     """``Rate.usd`` of plain tokens as the gateway counts them, at this offer's tokens, reasoning and tier."""
     offer = s.offers[offer_row]
@@ -31,7 +31,7 @@ def usd_of(s: State, offer_row: int, input_tokens: float, output_tokens: float) 
     return float(offer.usd_per_request + input_tokens * per_input + output_tokens * per_output + thinking)
 
 
-@njit(error_model="numpy")
+@inner
 def factor(seed: np.uint64, number: int, spread: float) -> float:
     """A log-normal factor with median 1 that only depends on seed and number (SplitMix64, Box and Muller)."""
     x = (np.uint64(number) + np.uint64(1)) * _STEP + seed
@@ -43,7 +43,7 @@ def factor(seed: np.uint64, number: int, spread: float) -> float:
     return math.exp(spread * math.sqrt(-2.0 * math.log(one)) * math.cos(2.0 * math.pi * other))
 
 
-@njit(error_model="numpy")
+@inner
 def expected_output(s: State, gateway: int, profile_row: int) -> float:
     """Expected output tokens of the next answer, as one gateway has seen them."""
     whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
@@ -51,7 +51,7 @@ def expected_output(s: State, gateway: int, profile_row: int) -> float:
     return max(1.0, np.rint((own[1] + _PRIOR * mean) / (own[0] + _PRIOR)))
 
 
-@njit(error_model="numpy")
+@inner
 def _learn(s: State, number: int, profile_row: int, output_tokens: float) -> None:
     gateway = number % s.clock[0].gateways
     whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
@@ -59,7 +59,7 @@ def _learn(s: State, number: int, profile_row: int, output_tokens: float) -> Non
     own[0], own[1] = own[0] * _MEMORY + 1.0, own[1] * _MEMORY + output_tokens
 
 
-@njit(error_model="numpy")
+@inner
 def _over(s: State, number: int, profile_row: int, ttft_s: float, source: int, api_usd: float) -> None:
     clock, counts = s.clock[0], s.by_profile[profile_row]
     clock.requests += 1
@@ -73,7 +73,7 @@ def _over(s: State, number: int, profile_row: int, ttft_s: float, source: int, a
         s.source[number], s.api_usd[number], s.ttft_s[number] = source, api_usd, ttft_s
 
 
-@njit(error_model="numpy")
+@inner
 def answered(
     s: State, number: int, profile_row: int, api: int, tokens: tuple[float, float], arrived_s: float, now_s: float
 ) -> None:
@@ -94,7 +94,7 @@ def answered(
     _over(s, number, profile_row, now_s + ttft_s - arrived_s, 2, usd)
 
 
-@njit(error_model="numpy")
+@inner
 def in_time_here(s: State, row: int) -> None:
     """A ticket's answer has ended."""
     ticket, clock = s.tickets[row], s.clock[0]
@@ -104,7 +104,7 @@ def in_time_here(s: State, row: int) -> None:
     _over(s, ticket.number, ticket.profile, ticket.ttft_s, 1, 0.0)
 
 
-@njit(error_model="numpy")
+@inner
 def send_on(s: State, row: int, now_s: float) -> None:
     """The gate does not want this ticket: its gateway takes the next source."""
     ticket, clock = s.tickets[row], s.clock[0]
@@ -114,7 +114,7 @@ def send_on(s: State, row: int, now_s: float) -> None:
     answered(s, ticket.number, ticket.profile, ticket.api, tokens, ticket.arrived_s, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def free(s: State, row: int) -> None:
     """The ticket is over, and its row may be used again."""
     clock, ticket = s.clock[0], s.tickets[row]

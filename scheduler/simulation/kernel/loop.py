@@ -17,14 +17,14 @@ from scheduler.simulation.kernel.gates import news, pump, tick
 from scheduler.simulation.kernel.gateways import BID, arrive
 from scheduler.simulation.kernel.lanes import look
 from scheduler.simulation.kernel.engines import proceed
-from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State
+from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State, inner
 from scheduler.simulation.kernel.tournament import set_due
 
 _TICK_S = 0.05
 _WINDOW_S = bids._WINDOW_S
 
 
-@njit(error_model="numpy")
+@inner
 def _report(s: State, pool_row: int, now_s: float) -> None:
     """Demand since the last snapshot, kept as ``bids.BidBook.heard`` keeps it."""
     pool = s.pools[pool_row]
@@ -52,7 +52,7 @@ def _report(s: State, pool_row: int, now_s: float) -> None:
         window[0], window[1], window[2] = now_s, now_s - end_s, work_s
 
 
-@njit(error_model="numpy")
+@inner
 def clear(s: State, now_s: float) -> None:
     """A new snapshot for every gateway."""
     clock = s.clock[0]
@@ -77,7 +77,7 @@ def clear(s: State, now_s: float) -> None:
             pool.seen_usage = pool.held / (pool.slots * pool.healthy)
 
 
-@njit(error_model="numpy")
+@inner
 def _change(s: State, now_s: float) -> None:
     """Replicas come, or get nothing more and end what they have."""
     clock = s.clock[0]
@@ -93,7 +93,7 @@ def _change(s: State, now_s: float) -> None:
     clock.change_s = s.changes[clock.changed, 0] if clock.changed < clock.changes else np.inf
 
 
-@njit(error_model="numpy")
+@inner
 def _event(s: State, leaf: int, now_s: float) -> None:
     """An engine's next step, or news that have reached a gate."""
     if leaf < len(s.lanes):
@@ -108,7 +108,7 @@ def _event(s: State, leaf: int, now_s: float) -> None:
     news(s, pool_row, what, now_s)
 
 
-@njit(error_model="numpy")
+@inner
 def _timer(s: State, now_s: float, tick_s: float) -> None:
     """A change of replicas, a snapshot, or a tick of the gates."""
     clock = s.clock[0]
@@ -124,7 +124,7 @@ def _timer(s: State, now_s: float, tick_s: float) -> None:
 
 
 def _compiled(source: int) -> Callable[..., Any]:
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
     def advance(s: State, of: Arrivals, first: int, until_s: float, last: bool) -> int:
         clock, i, count = s.clock[0], first, len(of.arrival_s)
         while source:  # never 0: it is here so that the cached code belongs to these sources

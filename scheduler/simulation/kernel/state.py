@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
+
+# Without reference counts: nothing here makes or keeps an array, and counting takes most of the time of small functions.
+inner = njit(error_model="numpy", _nrt=False)
 
 F, I, L = np.float64, np.int32, np.int64  # noqa: E741 - the short names keep the tables readable
 

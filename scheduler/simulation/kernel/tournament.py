@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from scheduler.simulation.kernel.state import inner
 
 from scheduler.simulation.kernel.state import State
 
 
-@njit(error_model="numpy")
+@inner
 def set_due(s: State, leaf: int, due_s: float) -> None:
     """The next instant of ``leaf`` (inf: never), and the new winner at the root."""
     s.due_s[leaf] = due_s
@@ -19,7 +19,7 @@ def set_due(s: State, leaf: int, due_s: float) -> None:
         node >>= 1
 
 
-@njit(error_model="numpy")
+@inner
 def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
     """An answer that ends at ``step``; the heap of ``lane`` has ``size`` before."""
     steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
@@ -33,7 +33,7 @@ def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
     steps[i], tickets[i] = step, ticket
 
 
-@njit(error_model="numpy")
+@inner
 def pop_end(s: State, lane: int, size: int) -> int:
     """The ticket whose answer ends first; the heap of ``lane`` has ``size`` before."""
     steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
@@ -55,7 +55,7 @@ def pop_end(s: State, lane: int, size: int) -> int:
     return int(found)
 
 
-@njit(error_model="numpy")
+@inner
 def _sift_up(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, i: int) -> None:
     one_usd, ticket, number = usd[i], tickets[i], numbers[i]
     while i > 0:
@@ -67,7 +67,7 @@ def _sift_up(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, i: int) 
     usd[i], tickets[i], numbers[i] = one_usd, ticket, number
 
 
-@njit(error_model="numpy")
+@inner
 def _sift_down(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, size: int) -> None:
     one_usd, ticket, number = usd[0], tickets[0], numbers[0]
     i = 0
@@ -84,7 +84,7 @@ def _sift_down(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, size: 
     usd[i], tickets[i], numbers[i] = one_usd, ticket, number
 
 
-@njit(error_model="numpy")
+@inner
 def may_leave(s: State, line: int, ticket: int) -> None:
     """One more who may make room. Those who are gone are thrown out when they are more than half."""
     usd, tickets, numbers = s.room_usd[line], s.room_ticket[line], s.room_number[line]
@@ -104,7 +104,7 @@ def may_leave(s: State, line: int, ticket: int) -> None:
     _sift_up(usd, tickets, numbers, i)
 
 
-@njit(error_model="numpy")
+@inner
 def least_worth(s: State, line: int, now_s: float) -> int:
     """Who of ``line`` is worth least per second of work and can still be in time elsewhere; -1 for nobody."""
     usd, tickets, numbers = s.room_usd[line], s.room_ticket[line], s.room_number[line]

@@ -34,7 +34,7 @@ def plan(
 # --- up: ski rental ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rates=st.lists(st.floats(0.2, 60.0), min_size=1, max_size=5),
     shortage_s=st.integers(1, 720).map(lambda steps: 10.0 * steps),
@@ -142,21 +142,21 @@ def test_nothing_goes_before_it_was_too_much_for_long_enough_and_had_its_hold() 
     fresh = Loop({"a": fleet()}, low=1.0)
     fresh.step([1.0, 1.0])
     idle(fresh, [1.0], 40)
-    # Started after a minute, ready two minutes later, then ten of hold and five of patience.
-    assert [(at_s - NOW_S, action.change) for at_s, action in fresh.done] == [
-        (60.0, 1),
-        (60.0 + 120.0 + 600.0 + 300.0, -1),
-    ]
+    # Started after a minute, ready two minutes later; the old one has had its hold, but patience begins anew.
+    assert [(at_s - NOW_S, action.change) for at_s, action in fresh.done] == [(60.0, 1), (60.0 + 120.0 + 300.0, -1)]
+    unsettled = Loop({"a": fleet(ready_s=(NOW_S, NOW_S))})
+    idle(unsettled, [1.0], 40)
+    assert [at_s - NOW_S for at_s, _ in unsettled.done] == [600.0 + 300.0]
 
 
-def test_replacing_what_was_taken_away_is_no_growth_and_does_not_keep_a_fleet_large() -> None:
-    loop = Loop({"a": fleet(replicas=6)}, low=1.0)
-    for minute in range(40):
-        if minute % 4 == 0:
+def test_replacing_what_was_taken_away_does_not_keep_a_fleet_large() -> None:
+    loop = Loop({"a": fleet(replicas=6, start_s=60.0)}, low=1.0)
+    for minute in range(60):
+        if minute % 10 == 0:
             kept = loop.pools["a"]
             loop.pools["a"] = replace(kept, ready_s=kept.ready_s[1:])
         loop.step([1.0] * (6 if minute < 20 else 2))
-    assert loop.pools["a"].count <= 3
+    assert loop.pools["a"].count <= 2
 
 
 def test_what_costs_nothing_to_keep_is_kept() -> None:
@@ -245,7 +245,7 @@ def test_noise_around_the_edge_of_capacity_does_not_make_the_fleet_flap(seed: in
     assert len(loop.done) <= 12
     for (before_s, before), (after_s, after) in zip(loop.done, loop.done[1:], strict=False):
         if before.change > 0 > after.change:
-            assert after_s - before_s >= POLICY.hold_s
+            assert after_s - before_s >= POLICY.down_after_s + 120.0
 
 
 def test_a_pool_without_a_price_rests_and_one_outside_its_bounds_is_brought_back() -> None:
