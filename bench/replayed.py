@@ -88,10 +88,11 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
     """
     own = [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
     spans = [_span(row) for row in own]
-    timed = sorted(
+    long = [
         (count, span.itl_s) for count, span in zip(company(spans), spans, strict=True) if span.tokens >= _TOKENS_MIN
-    )
-    bins = [some for some in np.array_split(np.array(timed).reshape(-1, 2), _LOADS) if len(some) >= _COUNT_MIN]
+    ]
+    timed = np.array(sorted(long)).reshape(-1, 2)
+    bins = [some for some in np.array_split(timed, _LOADS) if len(some) >= _COUNT_MIN]
     points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in bins]
     decode = fit_decode(points)
     if decode is None:

@@ -157,6 +157,42 @@ def replay(
     raise typer.Exit(run(given, as_json, out))
 
 
+@app.command()
+def simulate(
+    trace: Annotated[Path, typer.Option(help="Trace of requests, CSV or JSON lines, plain or gzip.")],
+    config: Annotated[Path, typer.Option(help="Site file: pools, APIs, prices.")] = Path(_EMBEDDED),
+    mix: Annotated[Path | None, typer.Option(help="Whose the requests are; else each tenant in equal shares.")] = None,
+    policy: Annotated[str, typer.Option(help="Names divided by commas, or all.", metavar="NAME,...|all")] = "all",
+    load_factor: Annotated[
+        float | None,
+        typer.Option(
+            help="Lay copies of the trace over each other until local work is this many times what the pools can do."
+        ),
+    ] = None,
+    gateways: Annotated[int, typer.Option(min=1, max=1024, help="Gateways that decide on their own.")] = 4,
+    snapshot_age: Annotated[float, typer.Option(help="Seconds between two looks of a gateway at the market.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws copies, profiles and latencies.")] = 0,
+    requests_max: Annotated[int, typer.Option(min=1, help="Cut the trace to this many requests.")] = 600_000,
+    chain: Annotated[bool, typer.Option(help="Split the distance to the bound by two more runs.")] = True,
+    sort: Annotated[bool, typer.Option("--sort", help="Put a trace in order whose arrivals go back.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with figures there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Replay a trace through the site's policies and the rules in use elsewhere, against a clairvoyant bound.
+
+    Thresholds are tuned on the first fifth of the trace, all policies are judged on the rest.
+
+    Example: baseload simulate --config examples/h100-site.yaml --mix examples/mix-heterogeneous.yaml --trace requests.csv.gz
+    --load-factor 1.2 --html simulation.html
+    """
+    from serving.commands.simulate import Options, run
+
+    asked = Options(
+        config, trace, mix, policy, load_factor, gateways, snapshot_age, seed, requests_max, chain, sort, as_json, html
+    )
+    raise typer.Exit(run(asked))
+
+
 def main() -> None:
     """Entry point of the ``baseload`` command."""
     app()

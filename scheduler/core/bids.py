@@ -120,10 +120,11 @@ class BidBook:
         while len(windows) > 1 and windows[0][0] < now_s - self._policy.horizon_s:
             windows.popleft()
         whole = [(span_s, work_s) for _, span_s, work_s in list(windows)[:-1] if span_s > 0.0]
-        if len(whole) < _WINDOWS_MIN:
+        demand_s = sum(d.work_s * d.weight for d in demand)
+        if len(whole) < _WINDOWS_MIN or demand_s <= 0.0:
             return 1.0
         per_s = sum(work_s for _, work_s in whole) / sum(span_s for span_s, _ in whole)
-        one_s = sum(d.work_s * d.work_s * d.weight for d in demand) / sum(d.work_s * d.weight for d in demand)
+        one_s = sum(d.work_s * d.work_s * d.weight for d in demand) / demand_s
         spread = sum((work_s - per_s * span_s) ** 2 for span_s, work_s in whole)
         usual = sum(per_s * span_s * one_s for span_s, _ in whole)
         return min(_BURST_MAX, max(1.0, spread / usual)) if usual > 0.0 else 1.0

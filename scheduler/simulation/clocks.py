@@ -78,16 +78,17 @@ class CommitmentClock:
                 self._offered[group].add(demand, not served_here)
 
     def _tick(self, world: PricedWorld, now_s: float) -> None:
-        fleet, forecast = self._fleet, {}
+        fleet, market, forecast = self._fleet, world.controller.market, {}
         fleet.count(now_s)
+        up = {offer.id for offer in market.offers if offer.healthy}
         for group, offered in self._offered.items():
             look, forecaster = offered.look(now_s), self._forecasters[group]
-            if look is not None:
+            # While all of a group is down nobody asks what it would cost: that is no lack of demand.
+            if look is not None and up & self._offers[group]:
                 forecaster.observe(look.load, now_s - look.span_s)
                 ahead = forecaster.ahead(self._steps)
                 if ahead is not None:
                     forecast[group] = Outlook(look, ahead)
-        market = world.controller.market
         plan = commit(forecast, fleet.pools(now_s), market, self._policy, now_s, self._memory)
         self._memory |= plan.memory
         if self._enforce:

@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 from serving.report.drawing import legend_above
 from serving.simulation_report.outcome import share, usd
 
-API = {"facecolor": "#F7DFD0", "edgecolor": "#000000", "hatch": "////", "linewidth": 0.7}
-ENERGY = {"facecolor": "#0072B2", "edgecolor": "#000000", "linewidth": 0.7}
+API: dict[str, Any] = {"facecolor": "#F7DFD0", "edgecolor": "#000000", "hatch": "////", "linewidth": 0.7}
+ENERGY: dict[str, Any] = {"facecolor": "#0072B2", "edgecolor": "#000000", "linewidth": 0.7}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _FILLS = ("#000000", "#FFFFFF", "#D55E00", "#56B4E9", "#009E73", "#FFFFFF", "#CC79A7", "#8C5E00")
 _GRID: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.5}
@@ -110,7 +110,7 @@ def draw_regret(
     """A cascade from the bound to the shipped policy: each step begins where the one above ends; it may go back."""
     axes = _rows(canvas, [start[0], *(name for name, _ in steps), end], height_in, right=0.9)
     at = start[1]
-    whole = {"facecolor": "#E4E4E4", "edgecolor": "#000000", "linewidth": 0.7}
+    whole: dict[str, Any] = {"facecolor": "#E4E4E4", "edgecolor": "#000000", "linewidth": 0.7}
     axes.barh(0, at, height=0.62, **whole)
     _beside(axes, at, 0, usd(at))
     highest = at

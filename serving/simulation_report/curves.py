@@ -15,8 +15,8 @@ from serving.report.drawing import legend_above, scale
 from serving.simulation_report.bars import API, ENERGY
 from serving.simulation_report.timeline import Bins, Spend, Work
 
-LOCAL = {"facecolor": "#CFE3F2", "edgecolor": "#000000", "linewidth": 0.7}
-UNSERVED = {"facecolor": "#000000", "edgecolor": "#000000", "linewidth": 0.7}
+LOCAL: dict[str, Any] = {"facecolor": "#CFE3F2", "edgecolor": "#000000", "linewidth": 0.7}
+UNSERVED: dict[str, Any] = {"facecolor": "#000000", "edgecolor": "#000000", "linewidth": 0.7}
 _PRICE: dict[str, Any] = {"color": "#0072B2", "linewidth": 1.4}
 _DUAL: dict[str, Any] = {"color": "#000000", "linewidth": 1.0, "linestyle": (0, (2, 1.5))}
 _CAPACITY: dict[str, Any] = {"color": "#000000", "linewidth": 1.2, "linestyle": (0, (5, 2))}

@@ -109,7 +109,7 @@ def _classes(result: Result) -> Figure:
 
 def _regret(result: Result) -> Figure:
     title, regret = "Where the rest of the money goes", result.regret
-    finding = findings.of_regret(regret, result)
+    finding = findings.of_regret(regret)
     if regret is None:
         return Figure("regret", title, finding, None, ())
     start, end = (tables.BOUND, result.bound.usd_total), shown(result).name

@@ -50,10 +50,10 @@ def of_work(found: Work, capacity: float, name: str) -> str:
     total = float(whole.sum())
     if total <= 0.0:
         return "No request could have been served here."
-    told = f"The work on offer is above what the pools can do for {percent(above)} of the time and {number(total / len(whole))} of "
-    told += (
-        f"{number(capacity)} replicas on average; {name} keeps {percent(float(found.local.sum()) / total)} of it here."
-    )
+    kept = float(found.local.sum()) / total
+    offered, most = number(total / len(whole)), number(capacity)
+    told = f"The work on offer is {offered} of {most} replicas on average, and above what they can do for {percent(above)} of "
+    told += f"the time; {name} keeps {percent(kept)} of it here."
     if found.unserved.any():
         told += f" {percent(float(found.unserved.sum()) / total)} of it was served by nobody."
     return told
@@ -64,17 +64,12 @@ def of_bids(panels: Sequence[tuple[str, np.ndarray | None, np.ndarray | None]]) 
     told = []
     for name, price, _ in panels:
         if price is not None:
-            scarce, highest = (
-                float((price > 0.05 * price.max()).mean()) if price.max() > 0.0 else 0.0,
-                float(price.max()),
-            )
-            told.append(
-                f"a second of a replica of {name} is worth up to ${number(highest)}, and next to nothing for {percent(1.0 - scarce)} of the time"
-            )
+            highest = float(price.max())
+            idle = float((price <= 0.05 * highest).mean())
+            told.append(f"of {name} up to ${number(highest)}, and next to nothing for {percent(idle)} of the time")
     if not told:
         return f"Only the clairvoyant's price is known: {SHIPPED} was not played."
-    text = "; ".join(told)
-    return f"{text[0].upper()}{text[1:]}. Who displaces less than that elsewhere leaves."
+    return f"A second of a replica is worth, {'; '.join(told)}; requests that displace less than that elsewhere leave."
 
 
 def of_classes(result: Result) -> str:
@@ -91,10 +86,10 @@ def of_classes(result: Result) -> str:
     return f"The goal of {percent(SLO_MIN)} is missed by {listed(late, 6)}.{fine}".rstrip()
 
 
-def of_regret(regret: Regret | None, result: Result) -> str:
+def of_regret(regret: Regret | None) -> str:
     """Why the shipped policy pays more than the bound."""
     if regret is None:
-        return f"Not measured: this needs {SHIPPED}, and was not asked not to be (--no-chain)."
+        return f"Not measured: this takes {SHIPPED} and two more runs, which --no-chain leaves out."
     parts = regret_parts(regret)
     whole = sum(part for _, part in parts)
     told = f"Of ${usd(whole)} between the bound and {SHIPPED}: " + ", ".join(

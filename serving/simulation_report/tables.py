@@ -50,7 +50,11 @@ def policies(result: Result) -> Table:
          share(bound.local_share), "0.0", "-", "")
     ]  # fmt: skip
     rows += [_policy(policy, result, policy is first) for policy in ranked(result)]
-    return Table("Policies, cheapest first; USD are avoidable: API and energy", columns, rows)
+    return Table(
+        "Policies, cheapest first, those that miss their objectives last; USD are avoidable: API and energy",
+        columns,
+        rows,
+    )
 
 
 def _policy(policy: PolicyResult, result: Result, is_best: bool) -> tuple[str, ...]:

@@ -130,12 +130,12 @@ def test_a_gate_sees_what_others_send_so_only_this_gateways_own_work_is_added() 
     [
         (3.0, 0.0, 0.7),  # fresh news needs no forecast
         (3.0, -1.0, 0.7),
-        (3.0, 2.0, 0.7 + 1.0),  # three replica-seconds a second for two replicas: half a second of wait a second
-        (2.0, 2.0, 0.7),  # what is sent is served
-        (0.5, 2.0, 0.7),
+        (3.0, 2.0, 3.0),  # three replica-seconds a second for two replicas: one and a half of wait a second
+        (2.0, 2.0, 2.0),  # the line stays as long: it drains by these two seconds
+        (0.5, 2.0, 0.7),  # this gateway alone has sent more than all usually do
     ],
 )
-def test_without_a_gate_what_all_others_send_beyond_what_is_served_is_forecast(
+def test_without_a_gate_what_all_gateways_send_is_forecast_and_is_no_less_than_this_ones_own(
     admitted_per_s: float, age_s: float, joined_s: float
 ) -> None:
     seen = pool(gated=False, admitted_per_s=admitted_per_s)
@@ -165,6 +165,25 @@ def test_a_long_wait_is_overtaken_by_all_who_come_until_its_deadline_is_the_next
     assert overtaken_s(stairs, 1) == pytest.approx(4.5 + 0.25 * 4.0)
     assert overtaken_s((stairs[0], Level(5.0, 1.5)), 1) == pytest.approx(2.0, rel=1e-3)  # w = 1.5 + w / 4
     assert overtaken_s(stairs, 0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shares", "wait_s", "expected_s"),
+    [
+        ((0.9,), 0.3, 3.0),  # w = 0.3 + 0.9 w: many come between, none of them for long
+        ((0.9,), 0.5, 0.5 + 0.9 * 4.0),  # beyond 4 s nobody overtakes any more
+        ((0.4, 0.4), 0.4, 2.0),  # w = 0.4 + 0.8 w
+        ((0.4, 0.4), 1.0, (1.0 + 0.4 * 3.0) / 0.6),  # of the second class only those of the next 3 s
+        ((0.5, 0.5), 4.0, 4.0 + 0.5 * 4.0 + 0.5 * 3.0),
+    ],
+)
+def test_those_who_overtake_those_who_overtake_count_as_well(
+    shares: tuple[float, ...], wait_s: float, expected_s: float
+) -> None:
+    fast = tuple(Level(limit_s, 0.0, load=load) for limit_s, load in zip((1.0, 2.0), shares, strict=False))
+    found_s = overtaken_s((*fast, Level(5.0, wait_s)), len(fast))
+    assert found_s <= expected_s + 1e-9
+    assert found_s == pytest.approx(expected_s, rel=0.02)  # nearly: after some rounds the rest is left
 
 
 @pytest.mark.parametrize(("load", "room"), [(0.0, 4.5), (0.25, 3.5), (0.5, 2.5), (1.0, 0.9), (3.0, 0.9)])

@@ -59,7 +59,7 @@ class GateMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = PoolGate(GateSettings(SLOTS, WAITING_MAX, 1.0, KV_TOKENS, 0.01, ttft_s_max=LIMITS), POLICY)
+        self.gate = PoolGate(GateSettings(SLOTS, WAITING_MAX, 1.0, KV_TOKENS, 0.01, 0.01, 0.001, LIMITS), POLICY)
         self.known: dict[str, Told] = {}  # in order of entry
         self.now_s, self.entries = 0.0, 0
         self.gate.set_replicas(REPLICAS)
@@ -212,9 +212,14 @@ class GateMachine(RuleBasedStateMachine):
     @invariant()
     def backlogs_and_waits_are_times(self) -> None:
         for lane in self.gate.lanes.values():
-            assert lane.backlog_s(self.now_s, self.gate.calibration.ratio) >= 0.0
-            assert lane.begun_s == pytest.approx(sum(begun.prefill_s for begun in lane.begun.values()), abs=1e-9)
+            assert lane.backlog_s(self.now_s, self.gate.calibration.prefill.value) >= 0.0
+            assert lane.begun_s == pytest.approx(sum(lane.begun.values()), abs=1e-9)
             assert lane.begun.keys() <= lane.held.keys()
+            assert lane.step_s >= 0.0
+        learnt = self.gate.calibration
+        assert 0.2 <= learnt.prefill.value <= 5.0
+        assert 0.2 <= learnt.work.value <= 5.0
+        assert all(0.0 <= level.load <= 1.0 for level in self.gate.levels(self.now_s))
         waits = [level.wait_s for level in self.gate.levels(self.now_s)]
         assert waits == sorted(waits)
         assert waits[0] >= 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -52,17 +53,42 @@ def test_an_empty_line_holds_no_rounded_rest_of_work(works: list[float], chance:
     assert line.work_s == 0.0
 
 
+def test_the_flow_of_a_line_is_the_work_a_second_that_was_begun_for_it() -> None:
+    line = Line(5.0)
+    assert line.flow(0.0) == 0.0
+    for turn in range(2_000):  # 0.3 replica-seconds a second, for 200 s
+        line.served(0.03, 0.1 * turn)
+    assert line.flow(200.0) == pytest.approx(0.3, rel=0.01)
+    # A third is left of what was 20 s ago, and nothing after some minutes.
+    assert line.flow(220.0) == pytest.approx(0.3 / math.e, rel=0.01)
+    assert line.flow(500.0) < 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 30.0), st.floats(0.0, 5.0)), max_size=20), st.floats(0.0, 60.0))
+def test_each_piece_of_work_counts_in_the_flow_and_fades_by_itself(
+    pieces: list[tuple[float, float]], later_s: float
+) -> None:
+    line, now_s, begun = Line(5.0), 0.0, []
+    for gap_s, work_s in pieces:
+        now_s += gap_s
+        line.served(work_s, now_s)
+        begun.append((now_s, work_s))
+    now_s += later_s
+    expected = sum(work_s * math.exp(-(now_s - at_s) / 20.0) / 20.0 for at_s, work_s in begun)
+    assert line.flow(now_s) == pytest.approx(expected, abs=1e-12)
+
+
 def test_prompts_are_computed_one_after_the_other() -> None:
     busy = given_at(0.0, 0.0)
     assert busy.backlog_s(0.5, 1.0) == pytest.approx(1.5)
-    assert busy.begun["b"].predicted_s == pytest.approx(2.0)
     assert busy.backlog_s(9.0, 1.0) == 0.0
+    assert busy.first_token("b", 2.0) == pytest.approx((2.0, 2.0))
 
 
 def test_a_prompt_that_comes_to_a_busy_engine_waits_for_what_is_left_of_the_others() -> None:
     busy = given_at(0.0, 0.4)
-    assert busy.begun["b"].predicted_s == pytest.approx(1.6)
     assert busy.backlog_s(0.4, 1.0) == pytest.approx(1.6)
+    assert busy.first_token("b", 2.1) == pytest.approx((2.0, 2.1))  # both, since it began with the first
 
 
 def test_an_engine_slower_than_its_curve_has_more_before_it_and_is_still_judged_by_the_curve() -> None:
@@ -70,29 +96,57 @@ def test_an_engine_slower_than_its_curve_has_more_before_it_and_is_still_judged_
     slow.give(ticket("a"), 0.0, 0.0, 2.0)
     assert slow.backlog_s(0.5, 2.0) == pytest.approx(1.5)
     slow.give(ticket("b"), 0.0, 0.5, 2.0)
-    assert slow.begun["b"].predicted_s == pytest.approx(0.75 + 1.0)  # 1.5 s as the curve counts, and its own prompt
     assert slow.backlog_s(0.5, 2.0) == pytest.approx(3.5)
     assert not slow.takes(0, AHEAD_S, 3.9, 2.0)
     assert slow.takes(0, AHEAD_S, 3.96, 2.0)
+    assert slow.first_token("b", 4.0) == pytest.approx((2.0, 4.0))
 
 
-def test_a_first_token_also_waits_for_the_step_that_runs() -> None:
+def test_the_first_of_a_busy_time_also_waits_for_the_step_that_runs() -> None:
     busy = lane()
-    busy.give(ticket("a"), 0.02, 0.0, 1.0)
-    assert busy.begun["a"].predicted_s == pytest.approx(1.02)
-    assert busy.backlog_s(0.0, 1.0) == pytest.approx(1.0)
+    for name in "ab":
+        busy.give(ticket(name), 0.02, 0.0, 1.0)
+    assert busy.backlog_s(0.0, 1.0) == pytest.approx(2.0)
+    assert busy.first_token("a", 1.1) == pytest.approx((1.02, 1.1))
+    assert busy.first_token("b", 2.2) == pytest.approx((1.0, 1.1))  # its prompt was in the engine already
+    busy.give(ticket("c"), 0.03, 9.0, 1.0)
+    assert busy.first_token("c", 10.0) == pytest.approx((1.03, 1.0))
 
 
 def test_a_first_token_says_that_all_earlier_prompts_are_done_as_well() -> None:
     busy = given_at(0.0, 0.0, 0.0)
-    begun = busy.first_token("b", 2.5)  # later than the 2 s that were predicted
-    assert begun is not None
-    assert (begun.granted_s, begun.predicted_s) == (0.0, pytest.approx(2.0))
+    assert busy.first_token("b", 2.5) == pytest.approx((2.0, 2.5))  # later than the 2 s that were predicted
     assert list(busy.begun) == ["c"]
     assert busy.backlog_s(2.5, 1.0) == pytest.approx(1.0)
     assert busy.first_token("a", 2.6) is None
     assert busy.first_token("b", 2.6) is None
     assert busy.first_token("never heard of", 2.6) is None
+
+
+def test_a_first_token_that_comes_before_its_prompt_was_due_to_begin_took_no_time() -> None:
+    assert given_at(5.0).first_token("a", 4.9) == pytest.approx((1.0, 0.0))
+
+
+prompts = st.lists(st.tuples(st.floats(0.01, 2.0), st.floats(0.0, 3.0), st.booleans()), min_size=1, max_size=12)
+
+
+@given(prompts, st.floats(0.0, 0.1))
+def test_over_a_busy_time_predictions_and_seconds_add_up_whoever_says_so(
+    busy_time: list[tuple[float, float, bool]], step_s: float
+) -> None:
+    """Each prompt: what the curve predicts, what it took, and whether its first token was heard of."""
+    busy, now_s = lane(slots=99), 0.0
+    for i, (prefill_s, _, _) in enumerate(busy_time):
+        busy.give(ticket(str(i), prefill_s), step_s, 0.0, 1.0)
+    predicted_s = actual_s = done_s = 0.0
+    for i, (prefill_s, took_s, heard) in enumerate(busy_time):
+        now_s, done_s = now_s + took_s, done_s + prefill_s
+        if heard:
+            found = busy.first_token(str(i), now_s)
+            assert found is not None
+            predicted_s, actual_s = predicted_s + found[0], actual_s + found[1]
+            assert predicted_s == pytest.approx(step_s + done_s)
+            assert actual_s == pytest.approx(now_s)
 
 
 def test_an_engine_that_is_early_has_less_before_it() -> None:
@@ -195,7 +249,7 @@ def test_the_backlog_is_never_negative_and_is_that_of_the_prompts_not_known_to_b
                 busy.first_token(chosen, now_s)
             else:
                 busy.release(chosen, now_s)
-        assert busy.begun_s == pytest.approx(sum(begun.prefill_s for begun in busy.begun.values()), abs=1e-9)
+        assert busy.begun_s == pytest.approx(sum(busy.begun.values()), abs=1e-9)
         assert 0.0 <= busy.backlog_s(now_s, 1.0) <= busy.begun_s
         assert busy.begun.keys() <= busy.held.keys()
         assert busy.kv_held == sum(held.kv_tokens for held, _ in busy.held.values())

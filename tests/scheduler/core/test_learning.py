@@ -2,73 +2,184 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.learning import Calibration, OutputLengths
+from scheduler.core.learning import Calibration, OutputLengths, Ratio
 
 MARGIN_MAX = 0.93
 
 
-def calibrated(truth: float, n: int, prefill_s: float = 0.3, spread: float = 0.0, seed: int = 1) -> Calibration:
-    """After ``n`` first tokens of engines that need ``truth`` times what the curve says, with noise."""
-    found, rng = Calibration(MARGIN_MAX), np.random.default_rng(seed)
+def learnt(truth: float, n: int, prefill_s: float = 0.3, spread: float = 0.0, seed: int = 1) -> float:
+    """The ratio after ``n`` first tokens of engines that need ``truth`` times what the curve says, with noise."""
+    found, rng = Calibration(MARGIN_MAX).prefill, np.random.default_rng(seed)
     for _ in range(n):
         noise = rng.lognormal(-(spread**2) / 2.0, spread)
         found.took(prefill_s, prefill_s * truth * noise)
-    return found
+    return found.value
 
 
 @pytest.mark.parametrize("truth", [1.3, 1 / 1.3, 0.7, 2.0, 0.5])
 def test_a_curve_that_is_wrong_is_found_out_within_a_hundred_first_tokens(truth: float) -> None:
-    assert calibrated(truth, 100).ratio == pytest.approx(truth, rel=0.05)
-    assert calibrated(truth, 400).ratio == pytest.approx(truth, rel=0.001)
+    assert learnt(truth, 100) == pytest.approx(truth, rel=0.03)
     # Some thirty make a new opinion.
-    assert abs(calibrated(truth, 30).ratio - truth) < 0.5 * abs(1.0 - truth)
+    assert abs(learnt(truth, 30) - truth) < 0.5 * abs(1.0 - truth)
 
 
 @pytest.mark.parametrize("truth", [1.3, 1 / 1.3])
 def test_noise_of_single_answers_does_not_hide_it(truth: float) -> None:
-    found = [calibrated(truth, 300, spread=0.5, seed=seed).ratio for seed in range(20)]
+    found = [learnt(truth, 300, spread=0.5, seed=seed) for seed in range(20)]
     assert np.mean(found) == pytest.approx(truth, rel=0.05)
     assert all(abs(ratio / truth - 1.0) < 0.3 for ratio in found)
 
 
 def test_a_right_curve_stays_right() -> None:
-    assert calibrated(1.0, 500).ratio == pytest.approx(1.0)
+    assert learnt(1.0, 500) == pytest.approx(1.0)
 
 
-def test_the_first_odd_answer_does_not_overturn_what_the_site_file_says() -> None:
-    found = Calibration(MARGIN_MAX)
-    found.took(0.05, 0.5)  # ten times slower, but a twentieth of the second that the curve is trusted for
-    assert 1.0 < found.ratio < 1.5
+def test_a_ratio_is_what_was_needed_over_what_was_predicted_beside_the_seconds_for_which_it_was_one() -> None:
+    found = Ratio(1.0, 10.0)
+    assert found.value == 1.0
+    found.took(2.0, 5.0)
+    assert found.value == pytest.approx((5.0 + 1.0) / (2.0 + 1.0))
+    found.took(3.0, 3.0)  # three tenths of ten seconds are forgotten for it
+    assert found.value == pytest.approx((0.7 * 5.0 + 3.0 + 1.0) / (0.7 * 2.0 + 3.0 + 1.0))
+    found.took(9.0, 18.0)  # never more than half at once
+    actual_s, predicted_s = 0.5 * 6.5 + 18.0, 0.5 * 4.4 + 9.0
+    assert found.value == pytest.approx((actual_s + 1.0) / (predicted_s + 1.0))
+
+
+@pytest.mark.parametrize("prior_s", [0.1, 1.0, 5.0])
+def test_the_first_odd_answer_moves_a_ratio_no_further_than_its_prior_lets_it(prior_s: float) -> None:
+    found = Ratio(prior_s, 5.0)
+    found.took(0.05, 0.5)  # ten times slower
+    assert found.value == pytest.approx((prior_s + 0.5) / (prior_s + 0.05))
 
 
 def test_long_prompts_teach_more_than_short_ones() -> None:
-    found = Calibration(MARGIN_MAX)
+    found = Ratio(0.1, 5.0)
     for _ in range(500):
         found.took(1.0, 2.0)
         found.took(0.01, 0.01)
-    assert found.ratio == pytest.approx(2.0, rel=0.02)
+    assert found.value == pytest.approx(2.0, rel=0.02)
 
 
-@given(st.lists(st.tuples(st.floats(-1.0, 1e6), st.floats(0.0, 1e6))))
-def test_whatever_is_seen_the_ratio_stays_within_bounds(seen: list[tuple[float, float]]) -> None:
-    found = Calibration(MARGIN_MAX)
-    for predicted_s, actual_s in seen:
+def test_what_was_true_long_ago_fades_with_what_follows() -> None:
+    found = Ratio(0.1, 5.0)
+    for truth in [3.0] * 100 + [0.8] * 100:
+        found.took(0.3, 0.3 * truth)
+    assert found.value == pytest.approx(0.8, rel=0.02)
+
+
+@given(st.lists(st.tuples(st.floats(-1.0, 1e6), st.floats(0.0, 1e6), st.floats(0.0, 1.0))))
+def test_whatever_is_seen_or_forgotten_the_ratio_stays_within_bounds(seen: list[tuple[float, float, float]]) -> None:
+    found = Ratio(0.1, 5.0)
+    for predicted_s, actual_s, share in seen:
         found.took(predicted_s, actual_s)
-        assert 0.2 <= found.ratio <= 5.0
+        assert 0.2 <= found.value <= 5.0
+        before = found.value
+        found.fade(share)
+        # What is forgotten brings it back towards what the site file says, and never beyond.
+        assert min(1.0, before) - 1e-9 <= found.value <= max(1.0, before) + 1e-9
 
 
 def test_what_was_not_predicted_teaches_nothing() -> None:
-    found = Calibration(MARGIN_MAX)
+    found = Ratio(0.1, 5.0)
     found.took(0.0, 9.0)
-    assert found.ratio == 1.0
+    assert found.value == 1.0
+
+
+# ---- the pace of a line -------------------------------------------------------------------------------------------
+
+
+def worked_off(truth: float, replicas: int, works: Sequence[float], found: Calibration | None = None) -> Calibration:
+    """After a line of ``works`` that engines need ``truth`` times as long for: each takes the next when it is done."""
+    found = found or Calibration(MARGIN_MAX)
+    free_s = [0.0] * replicas  # when each of them is done with what it has
+    for turn, work_s in enumerate(works):
+        now_s = heapq.heappop(free_s)
+        found.began(work_s, len(works) - turn - 1, replicas, now_s)
+        heapq.heappush(free_s, now_s + truth * work_s)
+    return found
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+@pytest.mark.parametrize("truth", [1.3, 1 / 1.3, 1.0, 2.0])
+def test_a_line_that_is_worked_off_slower_or_faster_than_its_work_is_found_out(truth: float, replicas: int) -> None:
+    works = np.random.default_rng(1).lognormal(-2.0, 0.5, 600 * replicas).tolist()
+    assert worked_off(truth, replicas, works).work.value == pytest.approx(truth, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 100.0)), max_size=30))
+def test_nothing_is_learnt_while_nobody_waits(seen: list[tuple[float, float]]) -> None:
+    found, now_s = Calibration(MARGIN_MAX), 0.0
+    for work_s, gap_s in seen:
+        now_s += gap_s
+        found.began(work_s, 0, 2, now_s)
+    assert (found.work.value, found.prefill.value) == (1.0, 1.0)
+
+
+def test_the_quiet_between_two_lines_is_no_work() -> None:
+    found = Calibration(MARGIN_MAX)
+    for now_s in range(0, 1_000, 50):
+        for turn in range(4):
+            found.began(0.2, 3 - turn, 1, now_s + 0.2 * turn)
+    assert found.work.value == pytest.approx(1.0)
+
+
+def test_the_pace_is_that_of_the_time_since_somebody_waited() -> None:
+    found = Calibration(MARGIN_MAX)
+    found.began(7.0, 1, 1, 100.0)  # its own work has only begun
+    assert found.work.value == 1.0
+    found.began(0.3, 0, 1, 100.3)
+    assert found.work.value == pytest.approx(1.0)
+    found.began(7.0, 1, 1, 200.0)
+    found.began(0.3, 0, 1, 200.6)
+    assert 1.0 < found.work.value < 1.5  # 0.9 s for 0.6, beside the seconds for which the curve is trusted
+
+
+# ---- rest ---------------------------------------------------------------------------------------------------------
+
+
+def rested(found: Calibration, from_s: float, to_s: float) -> Calibration:
+    """Some twenty looks a second, and nothing else."""
+    for turn in range(round(20 * (to_s - from_s)) + 1):
+        found.rest(from_s + turn / 20)
+    return found
+
+
+def test_an_opinion_fades_while_nothing_is_seen() -> None:
+    found = worked_off(2.0, 1, [0.1] * 500)
+    for _ in range(100):
+        found.prefill.took(0.3, 0.15)
+    found.judged(True)
+    margin = found.margin
+    begun = (found.work.value, found.prefill.value)
+    rested(found, 1_000.0, 1_030.0)
+    assert 1.9 < found.work.value < begun[0]  # half a minute changes little
+    assert begun[1] < found.prefill.value < 0.6
+    rested(found, 1_030.0, 2_500.0)
+    assert found.work.value == pytest.approx(1.0, abs=0.01)
+    assert found.prefill.value == pytest.approx(1.0, abs=0.01)
+    assert found.margin == margin  # how much of an objective to plan with is no opinion of an engine
+
+
+def test_the_first_look_at_the_clock_forgets_nothing_and_a_late_one_no_more_than_half() -> None:
+    found = worked_off(2.0, 1, [0.1] * 500)
+    before = found.work.value
+    found.rest(1e9)
+    assert found.work.value == before
+    found.rest(2e9)
+    assert 1.5 < found.work.value < before
+
+
+# ---- the margin ---------------------------------------------------------------------------------------------------
 
 
 def missed_share(misses: Callable[[float, int], bool], n: int = 20_000) -> tuple[float, float]:

@@ -1,0 +1,215 @@
+"""``baseload simulate``: policies side by side on a trace, as a table, as JSON, as a page."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from scheduler.config import ClusterConfig
+    from scheduler.simulation.mix import AssignBy, Profile
+    from scheduler.simulation.scenario import Scenario
+    from scheduler.simulation.simulate import Result
+    from scheduler.simulation.traces import Trace
+
+INPUT = 2
+INTERRUPTED = 130
+
+
+class Options(NamedTuple):
+    """What was asked for. ``load_factor`` None: the trace as it is, in one copy."""
+
+    config: Path
+    trace: Path
+    mix: Path | None = None
+    policy: str = "all"
+    load_factor: float | None = None
+    gateways: int = 4
+    snapshot_age_s: float = 1.0
+    seed: int = 0
+    requests_max: int = 600_000
+    chain: bool = True
+    sort: bool = False
+    as_json: bool = False
+    html: Path | None = None
+
+
+class InputError(ValueError):
+    """An option cannot be used; says which, and why."""
+
+
+def run(options: Options) -> int:
+    """Simulate and print. Exit status 0; 2: a file or an option cannot be used; 130: stopped by Ctrl-C."""
+    try:
+        with _simulated(options) as result:
+            if options.html is not None:
+                _write_page(result, options, options.html)
+            if options.as_json:
+                _print_json(result)
+            elif options.html is None:
+                _show(result)
+    except KeyboardInterrupt:
+        print("baseload: stopped; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        print(f"baseload: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return INPUT
+    except ValueError as error:  # ConfigError, TraceError and SiteError are such, and say what is wrong
+        text = str(error).replace("sort=True", "--sort")
+        print(text if type(error).__name__ == "ConfigError" else f"baseload: {text}", file=sys.stderr)
+        return INPUT
+    return 0
+
+
+def names_of(policy: str) -> list[str]:
+    """Names of policies divided by commas, or ``all``. Raises InputError naming those that are known."""
+    from scheduler.simulation.policies import NAMES
+
+    names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
+    unknown = [name for name in names if name not in NAMES and name != "all"]
+    if unknown or not names:
+        what = f"unknown policy {', '.join(unknown)}" if unknown else "no policy"
+        raise InputError(f"--policy: {what} (known: {', '.join(NAMES)}, or all)")
+    return list(NAMES) if "all" in names else names
+
+
+@contextmanager
+def _simulated(options: Options) -> Iterator[Result]:
+    """The result, while the trace that it speaks of is open."""
+    load_factor = options.load_factor
+    if load_factor is not None and not (math.isfinite(load_factor) and load_factor > 0.0):
+        raise InputError(f"--load-factor: must be above 0, not {load_factor:g}")
+    if not (math.isfinite(options.snapshot_age_s) and options.snapshot_age_s > 0.0):
+        raise InputError(f"--snapshot-age: must be above 0 s, not {options.snapshot_age_s:g}")
+    if options.html is not None and not options.html.absolute().parent.is_dir():
+        raise InputError(f"--html: there is no folder {options.html.parent}")
+    names = names_of(options.policy)
+
+    from scheduler.simulation.mix import default_mix, load_mix, resolve
+    from scheduler.simulation.simulate import SHIPPED, simulate
+    from scheduler.simulation.traces import open_trace
+    from scheduler.simulation.world import Settings
+    from serving.commands.check import checked
+
+    config = checked(options.config)
+    mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
+    profiles = resolve(mix, config)
+    settings = Settings(options.gateways, options.snapshot_age_s, options.seed)
+    bar = _Bar()
+    bar.reads(options.trace)
+    with bar.progress, open_trace(options.trace, sort=options.sort, progress=bar.read) as trace:
+        scenario = _scenario(config, profiles, mix.assign_by, trace, options)
+        runs = len(names) + (2 if options.chain and SHIPPED in names else 0)
+        bar.plays(runs * scenario.requests_expected(scenario.judged))
+        result = simulate(scenario, settings, names, chain=options.chain, say=bar.say)
+        bar.progress.stop()
+        yield result
+
+
+def _scenario(
+    config: ClusterConfig, profiles: tuple[Profile, ...], assign_by: AssignBy, trace: Trace, options: Options
+) -> Scenario:
+    from dataclasses import replace
+
+    from scheduler.simulation.scenario import TUNING_SHARE, Window, scenario_of
+    from serving.settings import core_policy
+
+    asked = options.load_factor
+    scenario = scenario_of(
+        config, profiles, assign_by, trace, asked or 1.0, core_policy(config), options.seed, options.requests_max
+    )
+    if asked is None:
+        end_s = trace.span_s * min(1.0, options.requests_max / trace.requests)
+        split_s = TUNING_SHARE * end_s
+        judged = Window(split_s, end_s)
+        scenario = replace(
+            scenario, copies=1.0, load_factor=1.0 / scenario.copies, tuning=Window(0.0, split_s), judged=judged
+        )
+    return scenario
+
+
+class _Bar:
+    """Progress on standard error, only where that is a terminal: what is played, and how fast."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description:<30}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]:>16}"),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self.progress.add_task("", total=None, rate="")
+        self._what, self._since_s, self._played = "", 0.0, 0
+
+    def reads(self, path: Path) -> None:
+        """A trace is being read."""
+        self.progress.update(self._task, description=f"reading {path.name}"[:30], total=1.0)
+
+    def read(self, part: float) -> None:
+        """That much of it has been read."""
+        self.progress.update(self._task, completed=part)
+
+    def plays(self, requests: int) -> None:
+        """So many requests are to be played in all."""
+        self.progress.reset(self._task, total=max(1, requests), completed=0)
+
+    def say(self, what: str, requests: int) -> None:
+        """``what`` goes on, and has played so many requests more."""
+        now_s = time.monotonic()
+        if what != self._what:
+            self._what, self._since_s, self._played = what, now_s, 0
+        self._played += requests
+        rate = f"{self._played / max(1e-3, now_s - self._since_s):,.0f} requests/s" if self._played else ""
+        self.progress.update(self._task, description=what[:30], advance=requests, rate=rate)
+
+
+def _write_page(result: Result, options: Options, out: Path) -> None:
+    from serving.report import page
+    from serving.simulation_report.page import html
+    from serving.simulation_report.tables import Given
+
+    given = Given(options.config, options.trace, options.mix, options.requests_max)
+    try:
+        page.write(html(result, given), out)
+    except OSError as error:
+        raise InputError(f"--html {out}: {error.strerror or error}") from error
+    print(f"{out} written: {len(result.policies)} policies, {result.requests:,} requests.", file=sys.stderr)
+
+
+def _print_json(result: Result) -> None:
+    import msgspec
+
+    from serving.simulation_report.document import document
+
+    # Sums of arrays are numbers of numpy, which an encoder does not know.
+    print(msgspec.json.encode(document(result), enc_hook=lambda number: number.item()).decode())
+
+
+def _show(result: Result) -> None:
+    from rich.text import Text
+
+    from serving.report import terminal
+    from serving.report.words import age, count, number
+    from serving.simulation_report import findings, tables
+    from serving.simulation_report.outcome import gain, sentence
+
+    console, scenario = terminal.output(), result.scenario
+    console.print(Text(f"{sentence(result)} {gain(result)}".strip(), style="bold"))
+    told = f"{scenario.trace.name}: {count(result.requests, 'request')} in {age(scenario.judged.span_s)}, after a part that tunes; "
+    told += f"load {number(scenario.load_factor)} × capacity, {scenario.copies:.4g} copies, seed {scenario.seed}."
+    console.print(Text(told))
+    terminal.show(console, tables.policies(result), 50)
+    console.print()
+    if result.regret is not None:
+        console.print(Text(findings.of_regret(result.regret)))
+    console.print(Text(tables.legend(result)))
