@@ -33,10 +33,11 @@ from tests.e2e.stack import KEY, ROOT, Stack, embedded, free_port, running
 
 LOAD = 1.2
 SLOTS = 3  # few: the load generator and the gateway share the machine with the engine
-FITTED_S, JUDGED_S = 60.0, 90.0
+FITTED_S, JUDGED_S = 45.0, 70.0
 # On the clock of the trace, after the part that the curve is fitted to.
 _JUDGED_FROM_S = 3600.0
-_PAUSE_S = 15.0
+_FITTED_LOAD = 0.35  # so that all numbers of running sequences are seen
+_PAUSE_S = 10.0
 _QUIET_CORES, _QUIET_S_MAX = 0.3, 90.0
 # Ray gives engines the lowest priority but four; on two cores they would wait for gateway and load generator.
 _AS_OTHERS = {"RAY_worker_niceness": "0"}
@@ -54,7 +55,7 @@ def site_text(directory: Path, curve: dict[str, float], provider_port: int) -> s
     site = yaml.safe_load(embedded(directory, provider_port))
     pool, provider = site["pools"][0], site["providers"][0]
     pool["engine"]["args"]["max_num_seqs"] = pool["curve"]["seqs_max"] = SLOTS
-    pool["engine"]["args"]["stream_interval"] = 8  # tokens an event: a quarter of the CPU around the engine
+    pool["engine"]["args"]["stream_interval"] = 8  # tokens an event: less CPU around the engine
     pool["curve"] |= curve
     provider["simulated"] |= {"port": provider_port, "ttft_s": 0.3, "tokens_per_s": 80}
     provider["models"][0]["curve"] = {"prefill_tokens_per_s": 1e6, "itl_base_s": 0.0125, "ttft_base_s": 0.3}
@@ -62,7 +63,7 @@ def site_text(directory: Path, curve: dict[str, float], provider_port: int) -> s
 
 
 def planned(trace: Path, stack: Stack, from_s: float, seconds: float, load_factor: float) -> Plan:
-    """A part of the trace, fitted to a context of 512 tokens, so fast that it is ``load_factor`` of the pool's work."""
+    """A part of the trace, fitted to 512 tokens of context, so fast that it would hold ``load_factor`` of the slots."""
     mix, site = stack.directory / "mix.yaml", stack.directory / "cluster.yaml"
     mix.write_text(_MIX)
     config = load(site)
@@ -72,8 +73,8 @@ def planned(trace: Path, stack: Stack, from_s: float, seconds: float, load_facto
         output_tokens_max=120, concurrency_max=400, seed=1,
     )  # fmt: skip
     plan = make(given, config, os.environ)
-    work_s = sum(curve.work_s(Usage(r.input_tokens, 0, r.output_tokens)) for r in plan.requests)
-    speed = load_factor * given.seconds / work_s
+    held_s = sum(curve.service_s(Usage(r.input_tokens, 0, r.output_tokens), curve.seqs_max) for r in plan.requests)
+    speed = load_factor * given.seconds * curve.seqs_max / held_s
     return make(replace(given, seconds=speed * seconds, speed=speed), config, os.environ)
 
 
@@ -112,6 +113,8 @@ def live(plan: Plan, stack: Stack) -> tuple[Run, list[Row]]:
     _quiet(stack)
     with _others(stack) as others:
         played = uvloop.run(play(plan, stack.url, lambda: lambda done: None))
+    if played.interrupted:
+        raise KeyboardInterrupt
     served = tuple(
         Served(row.planned_s, row.source == "api", row.ttft_s, row.tpot_s)
         for row in played.rows
@@ -127,7 +130,7 @@ def run(trace: Path | None = None, say: Callable[[str], None] = lambda text: Non
         source = trace or (_TRACE if _TRACE.exists() else synthetic(directory / "trace.csv"))
         (first := directory / "first").mkdir()
         with running(first, site_text(first, {}, free_port()), **_AS_OTHERS) as stack:
-            part, rows = live(planned(source, stack, 0.0, FITTED_S, 0.6), stack)
+            part, rows = live(planned(source, stack, 0.0, FITTED_S, _FITTED_LOAD), stack)
         curve = fitted(rows)
         say(f"fitted to {len(rows)} requests of {source.name}: {curve}; other work took {part.others_cpu:.2f} cores")
         (second := directory / "second").mkdir()

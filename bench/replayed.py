@@ -24,10 +24,10 @@ from serving.replay.play import Row
 from serving.settings import core_policy
 
 BAR = 0.1
-WARM_S = 30.0
+WARM_S = 20.0
 API_JITTER = 0.15
 # Answers shorter than this say little of ITL, and few of them little of a load.
-_LOADS, _TOKENS_MIN, _COUNT_MIN = 6, 8, 10
+_TOKENS_MIN, _COUNT_MIN = 8, 10
 
 
 class Served(NamedTuple):
@@ -88,12 +88,12 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
     """
     own = [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
     spans = [_span(row) for row in own]
-    long = [
-        (count, span.itl_s) for count, span in zip(company(spans), spans, strict=True) if span.tokens >= _TOKENS_MIN
-    ]
-    timed = np.array(sorted(long)).reshape(-1, 2)
-    bins = [some for some in np.array_split(timed, _LOADS) if len(some) >= _COUNT_MIN]
-    points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in bins]
+    loads: dict[float, list[tuple[float, float]]] = {}
+    for count, span in zip(company(spans), spans, strict=True):
+        if span.tokens >= _TOKENS_MIN:
+            loads.setdefault(round(2.0 * count) / 2.0, []).append((count, span.itl_s))
+    seen = [some for some in loads.values() if len(some) >= _COUNT_MIN]
+    points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in seen]
     decode = fit_decode(points)
     if decode is None:
         raise ValueError(f"{len(own)} answers of the pool at {len(points)} loads: no line can be drawn")

@@ -93,8 +93,8 @@ class CommitmentSpec(Model):
 
     ``advisory`` keeps a record of what it would do; ``enforce`` does it, where the engine can be scaled; ``off``: neither.
     ``hold_s``: how long a replica that was started stays at least, and so what it has to pay for. ``down_share``: it goes
-    when it is worth less than this share of its avoidable cost, for ``down_after_s``. ``usable_share``: how busy a replica can
-    be. ``usd_unserved``: what serving a request is worth that nobody else may serve. ``spread_ratio``: how much dearer a
+    when it is worth less than this share of its avoidable cost, for ``down_after_s``. ``usable_share``: how busy a replica
+    can be. ``usd_unserved``: what serving a request is worth that nobody else may serve. ``spread_ratio``: how much dearer a
     replica in another failure domain may be. ``swap_ratio``: how much dearer one must be to be replaced by another.
     """
 

@@ -103,6 +103,9 @@ class BidBook:
                 continue
             while kept and kept[0][0] < now_s - self._policy.horizon_s:
                 kept.popleft()
+            if not kept:
+                self.curves.pop(pool, None)
+                continue
             span_s = min(now_s - self._since_s[pool], self._policy.horizon_s)
             if len(kept) == _KEPT_MAX:
                 span_s = min(span_s, now_s - kept[0][0])
@@ -124,7 +127,9 @@ class BidBook:
         if len(whole) < _WINDOWS_MIN or demand_s <= 0.0:
             return 1.0
         per_s = sum(work_s for _, work_s in whole) / sum(span_s for span_s, _ in whole)
-        one_s = sum(d.work_s * d.work_s * d.weight for d in demand) / demand_s
+        # A sampled request stands for others that are not all of its size: what that adds to the spread is no burst.
+        mean_s = demand_s / sum(d.weight for d in demand)
+        one_s = sum(d.weight * (mean_s**2 + d.weight * (d.work_s - mean_s) ** 2) for d in demand) / demand_s
         spread = sum((work_s - per_s * span_s) ** 2 for span_s, work_s in whole)
         usual = sum(per_s * span_s * one_s for span_s, _ in whole)
         return min(_BURST_MAX, max(1.0, spread / usual)) if usual > 0.0 else 1.0

@@ -2,8 +2,8 @@
 
 Up, by ski rental: a replica is started once what was burst since the shortage began equals its start and its minimum hold,
 so that whatever comes after, no more than about twice the least is spent; sooner where even a low forecast of what it would
-save in its hold is more than that. Down: the dearest goes first, where even a high forecast of its worth is below its
-avoidable cost. What counts as one are pools of the same model in the same zone: requests cannot tell them apart.
+save in its hold is more than that. Down: the dearest goes first, where what it is expected to save is below its avoidable
+cost for long enough. What counts as one are pools of the same model in the same zone: requests cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -220,11 +220,11 @@ class _Round:
             spare = min(pool.settled(policy.hold_s, self.now_s), pool.count - pool.replicas_min)
             held_usd, own = pool.held_usd(policy.hold_s), policy.usable_share * pool.speed
             for _ in range(spare):
-                worth_usd = outlook.worth_usd(left - own, left, 0.0, policy.hold_s, "high")
+                worth_usd = outlook.mean_usd(left - own, left, policy.hold_s)
                 if worth_usd >= policy.down_share * held_usd:
                     return found
                 reason = (
-                    f"it is expected to save at most {worth_usd:.4f} USD in {policy.hold_s:.0f} s, and to stand by costs "
+                    f"it is expected to save {worth_usd:.4f} USD in {policy.hold_s:.0f} s, and to stand by costs "
                     f"{held_usd:.4f} USD"
                 )
                 found.append(Action(pool.name, -1, reason, held_usd - worth_usd))

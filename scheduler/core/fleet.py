@@ -18,6 +18,8 @@ from scheduler.core.worth import Look
 
 _SECONDS_PER_HOUR = 3600.0
 Case = Literal["low", "expected", "high"]
+# A mean from three quantiles, the 10th, 50th and 90th percentile (Swanson's rule; Hurst, Brown and Swanson 2000).
+_SWANSON: tuple[tuple[Case, float], ...] = (("low", 0.3), ("expected", 0.4), ("high", 0.3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,12 @@ class Outlook:
             if high_s > low_s and offered.total_s > 0.0:
                 usd += (high_s - low_s) * offered.between(from_work, to_work, load / offered.total_s)
         return usd
+
+    def mean_usd(self, from_work: float, to_work: float, seconds: float) -> float:
+        """The mean of that over the next ``seconds``; inf while nobody knows how high the load may go."""
+        if math.inf in self.ahead.high:
+            return math.inf
+        return sum(share * self.worth_usd(from_work, to_work, 0.0, seconds, case) for case, share in _SWANSON)
 
 
 class Action(NamedTuple):

@@ -227,7 +227,7 @@ class Forecaster:
         model = self._models[self.model]
         expected = tuple(max(0.0, model.at(self._last_s + (i + 1) * self.step_s)) for i in range(steps))
         above, below = self._high.margin, self._low.margin
-        high = tuple(max(0.0, load + above * self._scale(load)) for load in expected)
-        low = tuple(max(0.0, load - below * self._scale(load)) for load in expected)
-        low = tuple(map(min, low, high))
+        # Right after a jump every error has one sign: that says how wrong the past was, not that this forecast is.
+        high = tuple(load + max(0.0, above) * self._scale(load) for load in expected)
+        low = tuple(max(0.0, load - max(0.0, below) * self._scale(load)) for load in expected)
         return Ahead(low, expected, high, self.step_s, self.model, self.skill)

@@ -143,6 +143,8 @@ class PoolGate(Engines):
         assert isinstance(line, Line)  # noqa: S101 - only those who wait are put out
         line.remove(ticket.id)
         self.waiting -= 1
+        if not self.waiting:
+            self.calibration.ran_empty()
         return ticket.id, Bounce(reason, max(0.0, retry_after_s))
 
     def pump(self, now_s: float) -> Verdicts:

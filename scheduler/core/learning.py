@@ -19,35 +19,32 @@ _MARGIN_MIN = 0.5
 
 
 class Ratio:
-    """Seconds needed over seconds predicted, as two sums that fade, beside ``prior_s`` seconds for which it was 1.
+    """Seconds needed over seconds predicted, as two sums that fade, beginning with ``prior_s`` seconds for which it was 1.
 
-    What is seen fades with what follows (``fade_s`` predicted seconds), and with time while nothing follows: an opinion that
-    keeps work away must not last because no work comes that could correct it.
+    What was seen fades with what follows (``fade_s`` predicted seconds). With time in which nothing follows the prior comes
+    back: an opinion that keeps work away must not last because no work comes that could correct it.
     """
 
     __slots__ = ("_actual_s", "_fade_s", "_predicted_s", "_prior_s", "value")
 
     def __init__(self, prior_s: float, fade_s: float) -> None:
         self.value, self._prior_s, self._fade_s = 1.0, prior_s, fade_s
-        self._actual_s = self._predicted_s = 0.0
+        self._actual_s = self._predicted_s = prior_s
 
     def took(self, predicted_s: float, actual_s: float) -> None:
         """``actual_s`` seconds were needed where ``predicted_s`` were predicted."""
         if predicted_s > 0.0:
-            self.fade(min(0.5, predicted_s / self._fade_s))
-            self._actual_s += actual_s
-            self._predicted_s += predicted_s
-            self._weigh()
+            keep = 1.0 - min(0.5, predicted_s / self._fade_s)
+            self._be(self._actual_s * keep + actual_s, self._predicted_s * keep + predicted_s)
 
     def fade(self, share: float) -> None:
-        """Forget ``share`` of what was seen."""
-        self._actual_s *= 1.0 - share
-        self._predicted_s *= 1.0 - share
-        self._weigh()
+        """Give ``share`` of what was seen back to the prior."""
+        prior_s = self._prior_s * share
+        self._be(self._actual_s * (1.0 - share) + prior_s, self._predicted_s * (1.0 - share) + prior_s)
 
-    def _weigh(self) -> None:
-        value = (self._actual_s + self._prior_s) / (self._predicted_s + self._prior_s)
-        self.value = min(_RATIO_MAX, max(_RATIO_MIN, value))
+    def _be(self, actual_s: float, predicted_s: float) -> None:
+        self._actual_s, self._predicted_s = actual_s, predicted_s
+        self.value = min(_RATIO_MAX, max(_RATIO_MIN, actual_s / predicted_s))
 
 
 class Calibration:
@@ -61,7 +58,7 @@ class Calibration:
 
     def __init__(self, margin_max: float) -> None:
         self.margin = self._margin_max = margin_max
-        self.prefill, self.work = Ratio(0.1, 5.0), Ratio(0.5, 30.0)
+        self.prefill, self.work = Ratio(1.0, 5.0), Ratio(2.0, 30.0)
         self._faded_s = 0.0
         self._began_s: float | None = None  # since when somebody has always waited, and the work that began since
         self._began_work_s = 0.0
@@ -75,6 +72,10 @@ class Calibration:
                 self._began_s, self._began_work_s = None, 0.0
         if waiting and self._began_s is None:
             self._began_s = now_s
+
+    def ran_empty(self) -> None:
+        """Nobody waits any more, though not all of them began: the time from here on is nobody's wait."""
+        self._began_s, self._began_work_s = None, 0.0
 
     def rest(self, now_s: float) -> None:
         """Time passes; called at least every few seconds."""

@@ -148,9 +148,10 @@ class SimulatedGateway:
         return {pool: sample.take() for pool, sample in self.samples.items()}
 
     def failed(self, journey: Journey, http_status: int, retry_after_s: float, now_s: float) -> None:
-        """The source failed before its first token."""
+        """The source failed; after its first token nobody else is asked."""
         error = f"HTTP {http_status}" if http_status else "the engine is gone"
-        self.end(journey, "failed", now_s, error=error, http_status=http_status, retry_after_s=retry_after_s)
+        status: Status = "failed" if journey.ttft_s is None else "interrupted"
+        self.end(journey, status, now_s, error=error, http_status=http_status, retry_after_s=retry_after_s)
         self.advance(journey, now_s)
 
     def bounced(self, journey: Journey, bounce: Bounce, now_s: float) -> None:

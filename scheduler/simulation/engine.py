@@ -6,7 +6,8 @@ A step decodes one token of each running sequence and computes up to ``chunk_tok
 
 since the weights are read once a step, whether for prompts or for decoding (a roofline; Sarathi-Serve, OSDI 2024, measures
 that decoding rides along). Between steps with prompts nothing changes but counts, so time jumps to the next end of an answer.
-A step is never shorter than the work in it (``ServiceCurve.work_s``), so throughput cannot exceed capacity.
+A step is never shorter than the work in it (prompts over the prefill rate, and the slope for each token that is decoded; an
+answer's first token comes with its prompt), so throughput cannot exceed capacity.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from scheduler.core.supply import ServiceCurve
 CHUNK_TOKENS = 8192
 # Of a step: clocks of this century resolve a quarter of a microsecond, which is about a ten-thousandth of a step.
 _EPSILON = 1e-3
+_CLOCK_S = 2.5e-7
+_STEP_S_MIN = 1e-6  # a step that takes no time would never end
 
 
 @dataclass(slots=True)
@@ -34,12 +37,13 @@ class Engine:
     """State of one engine. ``next_s`` is when something happens next (inf: never, unless something is submitted)."""
 
     __slots__ = (
-        "_anchor_s", "_base_s", "_chunk", "_chunk_tokens", "_finishing", "_in_step", "_per_seq_s", "_per_token_s",
+        "_anchor_s", "_base_s", "_chunk", "_chunk_tokens", "_epsilon", "_finishing", "_in_step", "_per_seq_s", "_per_token_s",
         "_prompts", "_steps", "busy_s", "decoded_tokens", "next_s", "prefilled_tokens",
     )  # fmt: skip
 
     def __init__(self, curve: ServiceCurve, chunk_tokens: int = CHUNK_TOKENS) -> None:
-        self._base_s, self._per_seq_s = curve.itl_base_s, curve.itl_per_seq_s
+        self._base_s, self._per_seq_s = max(curve.itl_base_s, _STEP_S_MIN), curve.itl_per_seq_s
+        self._epsilon = max(_EPSILON, 2.0 * _CLOCK_S / (self._base_s + self._per_seq_s))
         self._per_token_s, self._chunk_tokens = 1.0 / curve.prefill_tokens_per_s, chunk_tokens
         self._prompts: deque[_Prompt] = deque()
         self._finishing: list[tuple[float, str]] = []  # heap: (step at which the answer ends, ticket)
@@ -68,9 +72,10 @@ class Engine:
         if self._finishing:  # the step that runs now ends first
             step_s = self._base_s + self._per_seq_s * len(self._finishing)
             self._advance(now_s, step_s)
-            begins_s = now_s + (math.ceil(self._steps - _EPSILON) - self._steps) * step_s
-            if begins_s > now_s + _EPSILON * step_s:
-                self.next_s = min(self.next_s, begins_s)
+            begins_s = now_s + (math.ceil(self._steps - self._epsilon) - self._steps) * step_s
+            if begins_s > now_s + self._epsilon * step_s or self._finishing[0][0] <= self._steps + self._epsilon:
+                # An answer that ends just now leaves first.
+                self.next_s = max(now_s, min(self.next_s, begins_s))
                 return
             self._steps = float(round(self._steps))
         self._begin_step(now_s)
@@ -109,7 +114,7 @@ class Engine:
             self._anchor_s = now_s
         else:
             self._advance(now_s, self._base_s + self._per_seq_s * running)
-        while self._finishing and self._finishing[0][0] <= self._steps + _EPSILON:
+        while self._finishing and self._finishing[0][0] <= self._steps + self._epsilon:
             done.append(heappop(self._finishing)[1])
         if self._prompts:
             self._begin_step(now_s)

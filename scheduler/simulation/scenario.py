@@ -128,8 +128,11 @@ def _admits(profile: Profile, offer: Offer) -> bool:
 def work_parts(
     curve: ServiceCurve, input_tokens: np.ndarray, output_tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Replica-seconds that no schedule can save: prefill, and the slope of decoding. Slots and KV cache are left out."""
-    return input_tokens / curve.prefill_tokens_per_s, output_tokens * curve.itl_per_seq_s
+    """Replica-seconds that no schedule can save: prefill, and the slope of decoding all tokens but the first.
+
+    The first comes with its prompt. Slots and KV cache are left out.
+    """
+    return input_tokens / curve.prefill_tokens_per_s, np.maximum(output_tokens - 1, 0) * curve.itl_per_seq_s
 
 
 def decode_s_max(curve: ServiceCurve, output_tokens: np.ndarray, chunk_tokens: int) -> np.ndarray:

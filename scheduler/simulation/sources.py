@@ -9,8 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from scheduler.core.admission import NOBODY, Bounce, Ticket
 from scheduler.core.clearing import PoolObservation
-from scheduler.core.gate import PoolGate
+from scheduler.core.gate import PoolGate, Verdicts
 from scheduler.core.supply import Offer, ServiceCurve, Usage
 from scheduler.simulation.engine import CHUNK_TOKENS, Engine
 from scheduler.simulation.prefix import PrefixCache
@@ -58,6 +59,15 @@ class SimulatedPool:
         lost = self.engines.pop(replica_id).drop_all()
         self.gate.set_replicas(self.engines)
         return lost
+
+    def at_once(self, ticket: Ticket, now_s: float) -> Verdicts:
+        """Engines that are not ours to hold requests for take them as they come, into queues of their own."""
+        answering = {i: lane for i, lane in self.gate.lanes.items() if lane.healthy}
+        if not answering:
+            return [(ticket.id, Bounce(NOBODY, 1.0))]
+        self.gate.admitted_work_s += ticket.work_s
+        emptiest = min(answering, key=lambda i: len(answering[i].held))
+        return [self.gate.give(ticket, emptiest, now_s)]
 
     def cached(self, prompt: Prompt) -> Usage:
         """What the engines will need for a prompt that is given to them now; it stays in their cache."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
+from scheduler.simulation.clocks import HpaClock
+from scheduler.simulation.fleet import Fleet
 from scheduler.simulation.policies import Rule, rule
 from scheduler.simulation.regret import Judged
 from scheduler.simulation.scenario import Scenario, Window
@@ -27,7 +30,13 @@ def play(
     batches: Iterable[Batch],
     progress: Callable[[int], None] | None = None,
 ) -> Tally:
-    """One run of one rule over the requests of a window; ``progress`` hears of every batch that was played."""
+    """One run of one rule over the requests of a window; ``progress`` hears of every batch that was played.
+
+    A rule that scales begins with each pool's lower bound of replicas and follows a HorizontalPodAutoscaler from there.
+    """
+    if of.scales:
+        clock = HpaClock(Fleet(scenario.site, settings.seed), of.threshold)
+        settings = replace(settings, calls=(*settings.calls, (window.start_s, clock.begin)))
     world = World(scenario.site, scenario.profiles, of, scenario.policy, settings, window.start_s, window.span_s)
     return world.play(batches, progress)
 

@@ -41,6 +41,7 @@ class Settings:
     ``curve_error``: engines need this many times the seconds that their curve says; ``demand_error``: bid prices are solved
     for this many times the demand. ``outages``: by offer, (begin, end) on the clock of the trace. ``calls``: what else
     happens, as (time on that clock, what is done to the world). ``usd_factor``: what API prices are multiplied by.
+    ``ended``: who else wants to know of every request that is over.
     """
 
     gateways: int = 1
@@ -53,6 +54,7 @@ class Settings:
     outages: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     calls: tuple[tuple[float, Callable[[World, float], None]], ...] = ()
     usd_factor: UsdFactor | None = None
+    ended: Callable[[Journey, float], None] | None = None
 
 
 class World:
@@ -162,7 +164,9 @@ class World:
         self._journeys[ticket.id] = journey
         assert journey.quote is not None  # noqa: S101 - it has a quote to have a ticket
         name = self.controller.pool_of[journey.quote.offer.id]
-        self._verdicts(name, self.pools[name].gate.enter(ticket, now_s), now_s)
+        pool = self.pools[name]
+        verdicts = pool.gate.enter(ticket, now_s) if pool.gated else pool.at_once(ticket, now_s)
+        self._verdicts(name, verdicts, now_s)
 
     def _verdicts(self, name: str, verdicts: Verdicts, now_s: float) -> None:
         for ticket_id, verdict in verdicts:
@@ -225,6 +229,8 @@ class World:
         if served is not None and served.zone not in journey.request.zones:
             self.tally.violations += 1
         self.tally.add(int(journey.id), journey.request, entry, served.kind if served else "", bounces)
+        if self.settings.ended is not None:
+            self.settings.ended(journey, now_s)
 
     def lose(self, name: str, replica_id: str, now_s: float) -> None:
         """An engine is gone at once: what it had fails, and walks on down its merit order."""
@@ -233,7 +239,7 @@ class World:
             journey = self._journeys.pop(ticket_id, None)
             if journey is not None:
                 self._verdicts(name, pool.gate.leave(ticket_id, now_s, served=False), now_s)
-                journey.gateway.failed(journey, 0, 0.0, now_s)
+                journey.gateway.failed(journey, 0, 0.0, now_s)  # or interrupted, where its answer had begun
 
     def ready(self, name: str, replica_id: str, now_s: float) -> None:
         """An engine answers for the first time."""

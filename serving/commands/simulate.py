@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INPUT = 2
 INTERRUPTED = 130
+_COPIES_MAX = 100_000
 
 
 class Options(NamedTuple):
@@ -127,8 +128,12 @@ def _scenario(
         end_s = trace.span_s * min(1.0, options.requests_max / trace.requests)
         split_s = TUNING_SHARE * end_s
         judged = Window(split_s, end_s)
-        scenario = replace(
+        return replace(
             scenario, copies=1.0, load_factor=1.0 / scenario.copies, tuning=Window(0.0, split_s), judged=judged
+        )
+    if scenario.copies > _COPIES_MAX:
+        raise InputError(
+            f"--load-factor: {asked:g} takes {scenario.copies:,.0f} copies of the trace, {_COPIES_MAX:,} at most"
         )
     return scenario
 
@@ -201,12 +206,14 @@ def _show(result: Result) -> None:
     from serving.report import terminal
     from serving.report.words import age, count, number
     from serving.simulation_report import findings, tables
-    from serving.simulation_report.outcome import gain, sentence
+    from serving.simulation_report.outcome import lead
 
     console, scenario = terminal.output(), result.scenario
-    console.print(Text(f"{sentence(result)} {gain(result)}".strip(), style="bold"))
-    told = f"{scenario.trace.name}: {count(result.requests, 'request')} in {age(scenario.judged.span_s)}, after a part that tunes; "
-    told += f"load {number(scenario.load_factor)} × capacity, {scenario.copies:.4g} copies, seed {scenario.seed}."
+    console.print(Text(lead(result), style="bold"))
+    told = f"{scenario.trace.name}: {count(result.requests, 'request')} in {age(scenario.judged.span_s)}, after a part that "
+    told += (
+        f"tunes; load {number(scenario.load_factor)} × capacity, {scenario.copies:.4g} copies, seed {scenario.seed}."
+    )
     console.print(Text(told))
     terminal.show(console, tables.policies(result), 50)
     console.print()

@@ -141,11 +141,11 @@ def _kind(spec: ProfileSpec, profile: Profile, key: str, exact: bool) -> Kind:
         headers["x-baseload-labels"] = ",".join(spec.labels)
     if spec.zones is not None:
         headers["x-baseload-zones"] = ",".join(spec.zones)
-    fields: dict[str, Any] = {"temperature": 0}
+    fields: dict[str, Any] = {}
     for need in sorted(profile.needs):
         fields |= _FIELDS[need]
     if exact:
-        fields["ignore_eos"] = True
+        fields |= {"ignore_eos": True, "temperature": 0}  # a model that thinks may refuse any temperature
     return Kind(profile, spec.model, headers, fields, profile.deadline_s + _SPARE_S)
 
 

@@ -11,10 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from serving.report.drawing import legend_above
+from serving.report.words import short
 from serving.simulation_report.outcome import share, usd
 
 API: dict[str, Any] = {"facecolor": "#F7DFD0", "edgecolor": "#000000", "hatch": "////", "linewidth": 0.7}
 ENERGY: dict[str, Any] = {"facecolor": "#0072B2", "edgecolor": "#000000", "linewidth": 0.7}
+# So many classes get their figures beside their marks, and so many a line of the legend.
+FIGURES_MAX = 4
+MARKED_MAX = 8
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _FILLS = ("#000000", "#FFFFFF", "#D55E00", "#56B4E9", "#009E73", "#FFFFFF", "#CC79A7", "#8C5E00")
 _GRID: dict[str, Any] = {"color": "#DDDDDD", "linewidth": 0.5}
@@ -68,47 +72,37 @@ def draw_classes(
     canvas: Canvas, rows: Sequence[tuple[str, dict[str, float]]], names: Sequence[str], goal: float, height_in: float
 ) -> None:
     """A row for each policy, a mark for each class, the shares at the right; what is far below the goal lies at the edge."""
-    axes = _rows(canvas, [name for name, _ in rows], height_in, right=0.97 - 0.11 * min(4, len(names)))
-    low = 0.9
+    told = names[:FIGURES_MAX]
+    axes = _rows(canvas, [name for name, _ in rows], height_in, right=0.97 - 0.11 * len(told))
+    low, column = 0.9, 0.11 / (0.77 - 0.11 * len(told))
+    apart = 0.5 / max(1, len(names))
     for y, (_, shares) in enumerate(rows):
         for place, name in enumerate(names):
             if name in shares:
-                axes.plot(max(low, shares[name]), y, clip_on=False, **_marker(place))
-                text = share(shares[name])
-                if place < 4:
-                    axes.text(
-                        1.16 + 0.2 * place,
-                        y,
-                        text,
-                        transform=axes.get_yaxis_transform(),
-                        va="center",
-                        ha="right",
-                        fontsize=8,
-                    )
-    for place, name in enumerate(names[:4]):
-        axes.text(
-            1.16 + 0.2 * place,
-            -0.9,
-            name[:14],
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            ha="right",
-            fontsize=8,
-        )
+                beside = y + apart * (place - (len(names) - 1) / 2.0)
+                axes.plot(max(low, shares[name]), beside, clip_on=False, **_marker(place))
+        for place, name in enumerate(told):
+            _figure(axes, 1.0 + column * (place + 1), y, share(shares[name]) if name in shares else "-")
+    for place, name in enumerate(told):
+        _figure(axes, 1.0 + column * (place + 1), -0.9, short(name, 12))
     axes.axvline(goal, color="#000000", linestyle=(0, (5, 2)), linewidth=1.0)
     axes.set_xlim(low, 1.0)
     axes.set_xticks([low + 0.02 * i for i in range(6)], [f"{'≤ ' if not i else ''}{90 + 2 * i}" for i in range(6)])
     axes.set_xlabel("first tokens in time, %")
     line = Line2D([], [], color="#000000", linestyle=(0, (5, 2)), linewidth=1.0)
-    entries = [(Line2D([], [], **_marker(place)), name) for place, name in enumerate(names)]
+    entries = [(Line2D([], [], **_marker(place)), short(name, 16)) for place, name in enumerate(names[:MARKED_MAX])]
     legend_above(canvas, [*entries, (line, f"goal: {100 * goal:g} %")])
+
+
+def _figure(axes: Axes, x: float, y: float, text: str) -> None:
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", ha="right", fontsize=8)
 
 
 def draw_regret(
     canvas: Canvas, start: tuple[str, float], steps: Sequence[tuple[str, float]], end: str, height_in: float
 ) -> None:
     """A cascade from the bound to the shipped policy: each step begins where the one above ends; it may go back."""
-    axes = _rows(canvas, [start[0], *(name for name, _ in steps), end], height_in, right=0.9)
+    axes = _rows(canvas, [start[0], *(name for name, _ in steps), end], height_in, right=0.9, top_in=0.08)
     at = start[1]
     whole: dict[str, Any] = {"facecolor": "#E4E4E4", "edgecolor": "#000000", "linewidth": 0.7}
     axes.barh(0, at, height=0.62, **whole)
@@ -132,9 +126,9 @@ def _beside(axes: Axes, x: float, y: int, text: str) -> None:
     axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center")
 
 
-def _rows(canvas: Canvas, names: Sequence[str], height_in: float, right: float) -> Axes:
+def _rows(canvas: Canvas, names: Sequence[str], height_in: float, right: float, top_in: float = 0.45) -> Axes:
     axes = canvas.subplots()
-    canvas.subplots_adjust(left=0.2, right=right, top=1 - 0.45 / height_in, bottom=0.5 / height_in)
+    canvas.subplots_adjust(left=0.2, right=right, top=1 - top_in / height_in, bottom=0.5 / height_in)
     axes.set_yticks(range(len(names)), list(names))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(True, axis="x", **_GRID)

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from serving.report.drawing import legend_above, scale
+from serving.report.words import number
 from serving.simulation_report.bars import API, ENERGY
 from serving.simulation_report.timeline import Bins, Spend, Work
 
@@ -19,6 +21,7 @@ LOCAL: dict[str, Any] = {"facecolor": "#CFE3F2", "edgecolor": "#000000", "linewi
 UNSERVED: dict[str, Any] = {"facecolor": "#000000", "edgecolor": "#000000", "linewidth": 0.7}
 _PRICE: dict[str, Any] = {"color": "#0072B2", "linewidth": 1.4}
 _DUAL: dict[str, Any] = {"color": "#000000", "linewidth": 1.0, "linestyle": (0, (2, 1.5))}
+_PEAK_RATIO = 2.5
 _CAPACITY: dict[str, Any] = {"color": "#000000", "linewidth": 1.2, "linestyle": (0, (5, 2))}
 
 
@@ -55,15 +58,17 @@ def draw_bids(
     """A panel for each pool: the policy's price, and the clairvoyant's."""
     axes = _panels(canvas, len(panels), bins, height_in)
     for panel, (name, price, dual) in zip(axes, panels, strict=True):
-        values = [0.0]
-        for line, style in ((dual, _DUAL), (price, _PRICE)):
-            if line is not None:
-                panel.stairs(line, bins.edges, baseline=None, **style)
-                values += [float(value) for value in line if np.isfinite(value)]
-        low, high = min(values), max(values)
-        panel.set_ylim(min(0.0, low), 1.06 * high or 1.0)
+        lines = [(line, style) for line, style in ((dual, _DUAL), (price, _PRICE)) if line is not None]
+        for line, style in lines:
+            panel.stairs(line, bins.edges, baseline=None, **style)
+        values = np.concatenate([np.zeros(1), *(line[np.isfinite(line)] for line, _ in lines)])
+        peak, usual = float(values.max()), float(np.quantile(values, 0.95))
+        top = 1.6 * usual if peak > _PEAK_RATIO * usual > 0.0 else peak  # one spike would flatten everything else
+        panel.set_ylim(min(0.0, float(values.min())), 1.06 * top or 1.0)
         panel.set_ylabel("USD per replica-s")
-        panel.text(0.005, 1.02, name, transform=panel.transAxes, va="bottom", ha="left", fontweight="bold")
+        panel.yaxis.set_major_locator(MaxNLocator(5))
+        title = f"{name}, with a peak of {number(peak)} beyond the figure" if top < peak else name
+        panel.text(0.005, 1.02, title, transform=panel.transAxes, va="bottom", ha="left", fontweight="bold")
     legend_above(
         canvas, [(Line2D([], [], **_PRICE), "bid price"), (Line2D([], [], **_DUAL), "the clairvoyant's price")]
     )

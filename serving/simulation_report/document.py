@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler.simulation.simulate import Result
+from scheduler.simulation.tuning import TUNED
 
 
 def document(result: Result) -> dict[str, object]:
@@ -11,6 +12,7 @@ def document(result: Result) -> dict[str, object]:
     judged, tuning, trace = scenario.judged, scenario.tuning, scenario.trace
     return {
         **result.as_json(),
+        "thresholds": {name: policy.threshold for name, policy in result.policies.items() if name in TUNED},
         "usd_all_api": bound.usd_all_api,
         "slo_by_class": {
             name: {key: met / of if of else 1.0 for key, (met, of) in sorted(policy.tally.by_class.items())}

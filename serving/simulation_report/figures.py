@@ -30,7 +30,9 @@ def all_of(result: Result) -> list[Figure]:
 
 
 def _costs(result: Result) -> Figure:
-    rows = [bars.CostRow(p.name, p.tally.usd_api, p.tally.usd_energy, p.name in REFERENCES) for p in ranked(result)]
+    overflow = best_overflow(result)
+    compared = {shown(result).name, overflow.name} if overflow is not None else {*result.policies} - {*REFERENCES}
+    rows = [bars.CostRow(p.name, p.tally.usd_api, p.tally.usd_energy, p.name not in compared) for p in ranked(result)]
     bound_usd = result.bound.usd_total
     finding = findings.of_costs(result, any(row.usd > bars.cut_at(rows, bound_usd) for row in rows))
     height_in = 1.1 + 0.29 * len(rows)
@@ -104,7 +106,8 @@ def _classes(result: Result) -> Figure:
         height_in,
         lambda canvas: bars.draw_classes(canvas, rows, names, SLO_MIN, height_in),
     )
-    return Figure("classes", "First tokens in time", finding, drawing, (tables.classes(result),))
+    behind = (tables.classes(result),) if len(names) > bars.FIGURES_MAX else ()
+    return Figure("classes", "First tokens in time", finding, drawing, behind)
 
 
 def _regret(result: Result) -> Figure:
@@ -115,6 +118,6 @@ def _regret(result: Result) -> Figure:
     start, end = (tables.BOUND, result.bound.usd_total), shown(result).name
     steps = findings.regret_parts(regret)
     drawing = svg(
-        "regret", f"A cascade of bars. {finding}", 2.3, lambda canvas: bars.draw_regret(canvas, start, steps, end, 2.3)
+        "regret", f"A cascade of bars. {finding}", 2.0, lambda canvas: bars.draw_regret(canvas, start, steps, end, 2.0)
     )
     return Figure("regret", title, finding, drawing, ())

@@ -52,24 +52,24 @@ def of_work(found: Work, capacity: float, name: str) -> str:
         return "No request could have been served here."
     kept = float(found.local.sum()) / total
     offered, most = number(total / len(whole)), number(capacity)
-    told = f"The work on offer is {offered} of {most} replicas on average, and above what they can do for {percent(above)} of "
-    told += f"the time; {name} keeps {percent(kept)} of it here."
+    told = f"The work on offer is {offered} of {most} replicas on average, and above what they can do for {percent(above)} "
+    told += f"of the time; {name} keeps {percent(kept)} of it here."
     if found.unserved.any():
         told += f" {percent(float(found.unserved.sum()) / total)} of it was served by nobody."
     return told
 
 
 def of_bids(panels: Sequence[tuple[str, np.ndarray | None, np.ndarray | None]]) -> str:
-    """How much of the time capacity is scarce at all, and how dear it gets."""
+    """What a pool's time is usually worth, to the policy and to the clairvoyant."""
     told = []
-    for name, price, _ in panels:
+    for name, price, dual in panels:
         if price is not None:
-            highest = float(price.max())
-            idle = float((price <= 0.05 * highest).mean())
-            told.append(f"of {name} up to ${number(highest)}, and next to nothing for {percent(idle)} of the time")
+            text = f"${number(float(np.median(price)))} at {name} (up to ${number(float(price.max()))}"
+            known = dual[np.isfinite(dual)] if dual is not None else np.zeros(0)
+            told.append(text + (f"; to the clairvoyant ${number(float(np.median(known)))})" if len(known) else ")"))
     if not told:
         return f"Only the clairvoyant's price is known: {SHIPPED} was not played."
-    return f"A second of a replica is worth, {'; '.join(told)}; requests that displace less than that elsewhere leave."
+    return f"A second of a replica is usually worth {', '.join(told)}; who would cost less than that elsewhere leaves."
 
 
 def of_classes(result: Result) -> str:
@@ -106,10 +106,14 @@ def of_regret(regret: Regret | None) -> str:
 def regret_parts(regret: Regret) -> tuple[tuple[str, float], ...]:
     """The steps of the chain, USD, from the bound on."""
     return (
-        ("relaxation: real engines", regret.relaxation_usd),
-        ("information: no future", regret.information_usd),
-        ("engineering: old snapshots", regret.engineering_usd),
+        ("relaxation: real engines", _whole(regret.relaxation_usd)),
+        ("information: no future", _whole(regret.information_usd)),
+        ("engineering: old snapshots", _whole(regret.engineering_usd)),
     )
+
+
+def _whole(part_usd: float) -> float:
+    return part_usd if abs(part_usd) > 1e-12 else 0.0
 
 
 def heading(result: Result) -> str:

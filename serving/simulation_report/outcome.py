@@ -6,12 +6,14 @@ from scheduler.simulation.policies import NAMES
 from scheduler.simulation.scenario import EPOCH_S, Scenario, api_offers, local_offers
 from scheduler.simulation.simulate import SHIPPED, PolicyResult, Result
 from scheduler.simulation.tuning import SLO_MIN
-from serving.report.words import count, number, percent
+from serving.report.words import age, count, number, percent
 
 OVERFLOW = ("overflow-queue", "overflow-kv")
 REFERENCES = ("all-api", "all-local")
 # Below this many points of what could be saved, the sentence calls a gain small.
 _SMALL_POINTS = 2.0
+# Bid prices rest on the last five minutes of demand: what is judged for less time has never seen them settled.
+_SPAN_S_MIN = 300.0
 
 
 def usd(value: float) -> str:
@@ -20,7 +22,9 @@ def usd(value: float) -> str:
     >>> usd(0.5871234), usd(17.806), usd(12345.6), usd(0.0)
     ('0.5871', '17.81', '12,346', '0')
     """
-    if value == 0.0 or abs(value) < 1e-6:
+    if abs(value) < 1e-12:  # what is left of sums that are equal
+        return "0"
+    if abs(value) < 1e-6:
         return number(value)
     exponent = int(f"{abs(value):.3e}".partition("e")[2])
     return f"{value:,.{max(0, 3 - exponent)}f}"
@@ -81,6 +85,19 @@ def one_price(scenario: Scenario) -> str:
             cheapest = min(elsewhere, key=lambda offer: offer.rate.usd_per_input + offer.rate.usd_per_output)
             found.add((cheapest.model, cheapest.rate))
     return found.pop()[0] if len(found) == 1 else ""
+
+
+def lead(result: Result) -> str:
+    """What a simulation came to, in two or three sentences."""
+    return " ".join(text for text in (sentence(result), gain(result), caution(result)) if text)
+
+
+def caution(result: Result) -> str:
+    """What is to be kept in mind where little was judged; "" where it was enough."""
+    span_s = result.scenario.judged.span_s
+    if span_s >= _SPAN_S_MIN:
+        return ""
+    return f"Only {age(span_s)} are judged: bid prices first have to be learnt, which weighs more here than over a day."
 
 
 def sentence(result: Result) -> str:

@@ -8,7 +8,7 @@ from serving.report.page import Heading
 from serving.report.words import plain
 from serving.simulation_report import findings, tables
 from serving.simulation_report.figures import all_of
-from serving.simulation_report.outcome import gain, sentence
+from serving.simulation_report.outcome import lead
 from serving.simulation_report.tables import Given
 
 
@@ -18,7 +18,7 @@ def html(result: Result, given: Given) -> bytes:
     heading = Heading(
         f"Simulation of {name}",
         f"Simulation: {findings.heading(result)}, {name}",
-        f"{sentence(result)} {gain(result)}".strip(),
+        lead(result),
         tables.legend(result),
     )
     return page.html(

@@ -85,12 +85,11 @@ def legend(result: Result) -> str:
         f"*: the cheapest with at least {percent(SLO_MIN)} of first tokens in time. Saved: of what all-API costs "
         f"(${usd(result.bound.usd_all_api)}). Captured: of what a clairvoyant saves. False burst: of the API bill, what "
         "a clairvoyant would have served here. greedy-perfect knows how long answers will be, which nobody does. "
+        "API and energy of the bound are those of a relaxed optimum, and add up to its total only nearly. "
     )
     if len(fixed) == 1:
-        return (
-            f"{told}The hardware costs ${usd(fixed.pop())} over the same time whatever the policy, and is in no figure."
-        )
-    return f"{told}The hardware costs ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, and is in no figure."
+        return f"{told}The hardware costs ${usd(fixed.pop())} over the same time in any case, not among these USD."
+    return f"{told}The hardware costs ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, not among these USD."
 
 
 def classes(result: Result) -> Table:

@@ -37,8 +37,9 @@ def own(name: str = "own", replicas: int = 1, **fields: Any) -> dict[str, Any]:
     """A pool of H100; ``chunk_tokens`` is vLLM's max_num_batched_tokens."""
     args = {"max_num_batched_tokens": fields.pop("chunk_tokens", 1024)}
     engine = {"kind": "vllm", "path": "/srv/models/small", "args": args}
-    values = {"curve": H100, "engine": engine, "replicas": {"min": replicas, "max": replicas}} | fields
-    return pool(name, **({"gate": {"waiting_max": 8192, "hold_s_max": 60}} | values))
+    values: dict[str, Any] = {"curve": H100, "engine": engine, "replicas": {"min": replicas, "max": replicas}} | fields
+    values = {"gate": {"waiting_max": 8192, "hold_s_max": 60}} | values
+    return pool(name, **values)
 
 
 def config(**sections: Any) -> ClusterConfig:
@@ -89,21 +90,39 @@ class WatchedWorld(World):
 
 
 def scenario(
-    of: ClusterConfig, trace: Trace, profiles: tuple[dict[str, Any], ...] = (), policy: Policy | None = None, seed: int = 0
+    of: ClusterConfig,
+    trace: Trace,
+    profiles: tuple[dict[str, Any], ...] = (),
+    policy: Policy | None = None,
+    seed: int = 0,
 ) -> Scenario:
     """All of ``trace`` is judged; ``profiles`` as in a mix file, by default one of the tenant's first class and any model."""
     rows = [
-        {"name": f"p{i}", "share": 1.0, "tenant": "t", "needs": ["chat"], **row} for i, row in enumerate(profiles or ({},))
+        {"name": f"p{i}", "share": 1.0, "tenant": "t", "needs": ["chat"], **row}
+        for i, row in enumerate(profiles or ({},))
     ]
     found: tuple[Profile, ...] = resolve(Mix.model_validate({"version": 1, "profiles": rows}), of)
     window = Window(0.0, trace.span_s)
     return Scenario(
-        site_of(of, found, EPOCH_S), found, "request", trace, 1.0, 1.0, seed, Window(0.0, 0.0), window, policy or Policy()
+        site_of(of, found, EPOCH_S),
+        found,
+        "request",
+        trace,
+        1.0,
+        1.0,
+        seed,
+        Window(0.0, 0.0),
+        window,
+        policy or Policy(),
     )
 
 
 def play(
-    of: Scenario, by: Rule | str, settings: Settings | None = None, batch_requests: int = 50_000, kind: type[World] = WatchedWorld
+    of: Scenario,
+    by: Rule | str,
+    settings: Settings | None = None,
+    batch_requests: int = 50_000,
+    kind: type[World] = WatchedWorld,
 ) -> Played:
     """One run. A rule that is tuned has to be given with its threshold."""
     chosen = rule(by) if isinstance(by, str) else by

@@ -9,7 +9,6 @@ from scheduler.core import bids
 from scheduler.core.capacity import BidCurve, Level, room_s
 from scheduler.core.market import Policy
 from scheduler.core.value import value_curve
-from scheduler.simulation.kernel.lanes import flow, look
 from scheduler.simulation.kernel.state import DEMAND_MAX, State
 
 Floats = NDArray[np.float64]
@@ -42,7 +41,7 @@ def _curves(s: State, row: int, policy: Policy, demand_error: float, now_s: floa
     first = min(int(np.searchsorted(windows[:, 0], now_s - policy.horizon_s, "left")), len(windows) - 1)
     pool["window_kept"] = len(windows) - first
     burst = burst_of(windows[first:-1], demand)
-    levels, ratio = levels_of(s, row, now_s), float(pool["work_ratio"]) * demand_error
+    levels, ratio = levels_of(s, row), float(pool["work_ratio"]) * demand_error
     added = ratio / float(pool["healthy"])
     return [_curve(demand, levels, k, span_s, added, burst, policy.ttft_margin) for k in range(len(levels))]
 
@@ -52,30 +51,23 @@ def newest(ring: Floats, last: int, count: int) -> Floats:
     return ring[np.arange(last - count + 1, last + 1) % len(ring)]
 
 
-def levels_of(s: State, row: int, now_s: float) -> list[Level]:
-    """``PoolGate.levels``: the lines of a pool that has an engine, without their curves."""
-    look(s, row, now_s)
-    pool = s.pools[row]
-    share = pool["work_ratio"] / pool["healthy"]
-    return [
-        Level(
-            float(s.lines[line]["ttft_s_max"]),
-            float(s.lines[line]["wait_s"]),
-            load=min(1.0, flow(s, line, now_s) * share),
-        )
-        for line in range(pool["line_first"], pool["line_end"])
-    ]
+def levels_of(s: State, row: int) -> list[Level]:
+    """``PoolGate.levels``: the lines of a pool as ``advance`` left them, without their curves."""
+    lines = s.lines[s.pools[row]["line_first"] : s.pools[row]["line_end"]]
+    return [Level(float(one["ttft_s_max"]), float(one["wait_s"]), None, float(one["load"])) for one in lines]
 
 
 def burst_of(windows: Floats, demand: Floats) -> float:
     """How many requests come at once: the index of dispersion of ``BidBook``."""
     whole = windows[windows[:, 1] > 0.0]
-    if len(whole) < bids._WINDOWS_MIN:
+    if len(whole) < bids._WINDOWS_MIN or not np.any(demand[:, 2] > 0.0):
         return 1.0
     span_s, work_s = whole[:, 1], whole[:, 2]
     per_s = work_s.sum() / span_s.sum()
-    weighted = demand[:, 2] * demand[:, 4]
-    one_s = float(weighted @ demand[:, 2] / weighted.sum())
+    work, weight = demand[:, 2], demand[:, 4]
+    mean_s = float(weight @ work / weight.sum())
+    # A sampled request stands for others that are not all of its size: what that adds to the spread is no burst.
+    one_s = float(weight @ (mean_s**2 + weight * (work - mean_s) ** 2) / (weight @ work))
     usual = float(per_s * span_s.sum() * one_s)
     spread = float(((work_s - per_s * span_s) ** 2).sum())
     return min(bids._BURST_MAX, max(1.0, spread / usual)) if usual > 0.0 else 1.0

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
-from scheduler.simulation.kernel.state import State
+from scheduler.simulation.kernel.state import State, inner
 from scheduler.simulation.kernel.tournament import pop_end, push_end, set_due
 
 _EPSILON = 1e-3  # of a step, as in scheduler.simulation.engine

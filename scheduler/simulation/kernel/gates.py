@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import capacity, gate
 from scheduler.simulation.kernel.lanes import began, begun, best, flow, give, look, served
 from scheduler.simulation.kernel.ledger import free, in_time_here, send_on
-from scheduler.simulation.kernel.state import NOBODY, WAITING, State
+from scheduler.simulation.kernel.state import NOBODY, WAITING, State, inner
 from scheduler.simulation.kernel.tournament import least_worth, may_leave
 
 _ROUNDS, _SERVICE_WEIGHT = capacity._ROUNDS, gate._SERVICE_WEIGHT
@@ -66,6 +65,9 @@ def _unlink(s: State, row: int) -> None:
 def _out(s: State, row: int, now_s: float) -> None:
     """The ticket is sent elsewhere from where it waits."""
     _unlink(s, row)
+    pool = s.pools[s.lines[s.tickets[row].line].pool]
+    if not pool.waiting:  # not all of them began: the time from here on is nobody's wait
+        pool.began_s, pool.began_work_s = -1.0, 0.0
     send_on(s, row, now_s)
     free(s, row)
 
@@ -117,6 +119,7 @@ def enter(s: State, row: int, now_s: float) -> None:
     else:
         s.tickets[line.tail].after = row
     line.tail = row
+    line.soonest_s = min(line.soonest_s, ticket.start_by_s) if line.count else ticket.start_by_s
     line.count += 1
     line.work_s += ticket.work_s
     pool.waiting += 1
@@ -141,15 +144,24 @@ def _work_before_s(s: State, line_row: int, ttft_by_s: float) -> float:
 
 
 @inner
-def _overtaken_s(s: State, pool_row: int, line_row: int, share: float, now_s: float) -> float:
-    """Wait at the end of a line when faster requests go on arriving as they did (``capacity.overtaken_s``)."""
-    first, line = s.pools[pool_row].line_first, s.lines[line_row]
+def _overtaken_s(s: State, pool_row: int, line_row: int, now_s: float, enough_s: float) -> float:
+    """Wait at the end of a line when faster requests go on arriving as they did (``capacity.overtaken_s``).
+
+    Where even the worst that they can do stays below ``enough_s``, that worst.
+    """
+    pool, line = s.pools[pool_row], s.lines[line_row]
     wait_s = line.wait_s
-    for _ in range(_ROUNDS if line_row > first else 0):
+    for row in range(pool.line_first, line_row):
+        wait_s += line.ttft_s_max - s.lines[row].ttft_s_max
+    if line_row == pool.line_first or wait_s <= enough_s:
+        return float(wait_s)
+    for row in range(pool.line_first, line_row):
+        s.lines[row].load = min(1.0, flow(s, row, now_s) * pool.work_ratio / pool.healthy)
+    wait_s = line.wait_s
+    for _ in range(_ROUNDS):
         before_s, wait_s = wait_s, line.wait_s
-        for row in range(first, line_row):
-            load = min(1.0, flow(s, row, now_s) * share)
-            wait_s += load * min(before_s, line.ttft_s_max - s.lines[row].ttft_s_max)
+        for row in range(pool.line_first, line_row):
+            wait_s += s.lines[row].load * min(before_s, line.ttft_s_max - s.lines[row].ttft_s_max)
         if wait_s == before_s:
             break
     return float(wait_s)
@@ -159,24 +171,22 @@ def _overtaken_s(s: State, pool_row: int, line_row: int, share: float, now_s: fl
 def _make_room(s: State, pool_row: int, line_row: int, now_s: float) -> None:
     """While the last of a line (from ``line_row`` on) is late, the least valuable who may leave goes."""
     pool = s.pools[pool_row]
-    if not pool.healthy:
+    if not pool.healthy or not s.clock[0].evicts:
         return
-    share = pool.work_ratio / pool.healthy
     look(s, pool_row, now_s)
     while line_row < pool.line_end:
         row = s.lines[line_row].tail
         if row != NOBODY:
             last = s.tickets[row]
             own_s = last.prefill_s * pool.prefill_ratio + pool.ttft_base_s
-            here_s = now_s - last.arrived_s + own_s
-            room_s = pool.margin * (last.ttft_by_s - last.arrived_s)
-            wait_s = _overtaken_s(s, pool_row, line_row, share, now_s) - last.work_s * share
-            if here_s + wait_s > room_s:
+            left_s = pool.margin * (last.ttft_by_s - last.arrived_s) - (now_s - last.arrived_s) - own_s
+            in_line_s = left_s + last.work_s * pool.work_ratio / pool.healthy  # its own work is part of the line's
+            if _overtaken_s(s, pool_row, line_row, now_s, in_line_s) > in_line_s:
                 worst = NOBODY
-                if here_s > room_s:
-                    worst = row if last.leave_by_s >= now_s and last.usd_displaced < np.inf else NOBODY
-                else:
+                if left_s >= 0.0:
                     worst = _worst(s, pool.line_first, line_row, now_s)
+                elif last.leave_by_s >= now_s and last.usd_displaced < np.inf:
+                    worst = row
                 if worst != NOBODY:
                     _out(s, worst, now_s)
                     look(s, pool_row, now_s)
@@ -221,11 +231,16 @@ def tick(s: State, pool_row: int, now_s: float) -> None:
     """Some twenty times a second: those whose time is out go, and those who are late make room."""
     pool = s.pools[pool_row]
     for line_row in range(pool.line_first, pool.line_end):
-        row = s.lines[line_row].head
+        line = s.lines[line_row]
+        if not line.count or line.soonest_s > now_s:
+            continue
+        row, line.soonest_s = line.head, np.inf
         while row != NOBODY:
             after = s.tickets[row].after
             if s.tickets[row].start_by_s <= now_s:
                 _out(s, row, now_s)
+            else:
+                line.soonest_s = min(line.soonest_s, s.tickets[row].start_by_s)
             row = after
     pump(s, pool_row, now_s)
     if pool.waiting:

@@ -1,17 +1,17 @@
-"""A gateway's decision: ``scheduler.core.dispatch`` and the rules of ``scheduler.simulation.policies`` on arrays. Compiled."""
+"""A gateway's decision: ``scheduler.core.dispatch`` and rules of ``scheduler.simulation.policies`` on arrays. Compiled."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import tickets
 from scheduler.simulation import policies
 from scheduler.simulation.kernel.gates import enter, price
 from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
-from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State
+from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State, inner
 
 BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
 _LAST_USD, _ROUND_TRIP_S, _SPREAD = policies._LAST_USD, tickets.ROUND_TRIP_S, tickets._SPREAD
@@ -37,7 +37,7 @@ def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
 
 
 @inner
-def _work_s(offer: np.void, input_tokens: float, output_tokens: float) -> float:
+def _work_s(offer: Any, input_tokens: float, output_tokens: float) -> float:
     """``ServiceCurve.work_s``."""
     prefill_s = input_tokens / offer.prefill_tokens_per_s
     running = offer.seqs_max
@@ -73,7 +73,9 @@ def _elsewhere(
 
 
 @inner
-def _preferred(s: State, profile_row: int, work_s: float, sent_s: float, age_s: float, difficulty: float, kept: bool) -> tuple[float, float, float]:
+def _preferred(
+    s: State, profile_row: int, work_s: float, sent_s: float, age_s: float, difficulty: float, kept: bool
+) -> tuple[float, float, float]:
     """What a rule adds to the price of a home, its scarcity in that, and what it adds to the price of a provider."""
     clock, profile = s.clock[0], s.profiles[profile_row]
     line = s.lines[profile.line]

@@ -5,19 +5,41 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
 from scheduler.core import lanes, learning
 from scheduler.simulation.kernel.engines import submit
-from scheduler.simulation.kernel.state import HELD, NOBODY, State
+from scheduler.simulation.kernel.state import HELD, NOBODY, State, inner
 
 _PATIENCE, _FLOW_S = lanes._PATIENCE, lanes._FLOW_S
 _RATIO_MIN, _RATIO_MAX = learning._RATIO_MIN, learning._RATIO_MAX
 _PACE_WORK_S, _MARGIN_MIN = learning._PACE_WORK_S, learning._MARGIN_MIN
 _MISS_TARGET, _MARGIN_STEP = learning._MISS_TARGET, learning._MARGIN_STEP
-# How long the two ratios remember, and how many seconds of work the curve is believed without being seen.
-PREFILL_PRIOR_S, WORK_PRIOR_S = 1.0, 5.0
-_PREFILL_FADE_S, _WORK_FADE_S = 5.0, 30.0
+_REST_S, _REST_FADE_S = learning._REST_S, learning._REST_FADE_S
+_NEW = learning.Calibration(1.0)
+PREFILL_PRIOR_S, WORK_PRIOR_S = _NEW.prefill._prior_s, _NEW.work._prior_s
+_PREFILL_FADE_S, _WORK_FADE_S = _NEW.prefill._fade_s, _NEW.work._fade_s
+
+
+@inner
+def _ratio(actual_s: float, predicted_s: float) -> float:
+    return min(_RATIO_MAX, max(_RATIO_MIN, actual_s / predicted_s))
+
+
+@inner
+def rest(s: State, pool_row: int, now_s: float) -> None:
+    """While nothing is seen, what was learnt fades."""
+    pool = s.pools[pool_row]
+    if pool.faded_s < 0.0:
+        pool.faded_s = now_s
+    elif now_s - pool.faded_s > _REST_S:
+        share = min(0.5, (now_s - pool.faded_s) / _REST_FADE_S)
+        pool.prefill_actual_s += share * (PREFILL_PRIOR_S - pool.prefill_actual_s)
+        pool.prefill_predicted_s += share * (PREFILL_PRIOR_S - pool.prefill_predicted_s)
+        pool.prefill_ratio = _ratio(pool.prefill_actual_s, pool.prefill_predicted_s)
+        pool.work_actual_s += share * (WORK_PRIOR_S - pool.work_actual_s)
+        pool.work_predicted_s += share * (WORK_PRIOR_S - pool.work_predicted_s)
+        pool.work_ratio = _ratio(pool.work_actual_s, pool.work_predicted_s)
+        pool.faded_s = now_s
 
 
 @inner
@@ -83,7 +105,7 @@ def begun(s: State, row: int, now_s: float) -> bool:
         keep = max(0.5, 1.0 - predicted_s / _PREFILL_FADE_S)
         pool.prefill_actual_s = pool.prefill_actual_s * keep + actual_s
         pool.prefill_predicted_s = pool.prefill_predicted_s * keep + predicted_s
-        pool.prefill_ratio = min(_RATIO_MAX, max(_RATIO_MIN, pool.prefill_actual_s / pool.prefill_predicted_s))
+        pool.prefill_ratio = _ratio(pool.prefill_actual_s, pool.prefill_predicted_s)
     step = _MARGIN_STEP * (_MISS_TARGET - 1.0 if now_s > ticket.ttft_by_s else _MISS_TARGET)
     pool.margin = min(s.clock[0].margin_max, max(_MARGIN_MIN, pool.margin + step))
     return True
@@ -99,7 +121,7 @@ def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
             keep = max(0.5, 1.0 - pool.began_work_s / _WORK_FADE_S)
             pool.work_actual_s = pool.work_actual_s * keep + (now_s - pool.began_s) * pool.healthy
             pool.work_predicted_s = pool.work_predicted_s * keep + pool.began_work_s
-            pool.work_ratio = min(_RATIO_MAX, max(_RATIO_MIN, pool.work_actual_s / pool.work_predicted_s))
+            pool.work_ratio = _ratio(pool.work_actual_s, pool.work_predicted_s)
             pool.began_s, pool.began_work_s = -1.0, 0.0
     if pool.waiting and pool.began_s < 0.0:
         pool.began_s = now_s

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
 from scheduler.core.learning import OutputLengths
-from scheduler.simulation.kernel.state import FREE, NOBODY, State
+from scheduler.simulation.kernel.state import FREE, NOBODY, State, inner
 
 _PRIOR, _MEMORY = OutputLengths._PRIOR, OutputLengths._MEMORY
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

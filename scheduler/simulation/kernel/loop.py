@@ -13,10 +13,10 @@ from numba import njit
 
 from scheduler.core import bids, capacity, gate, lanes, learning, tickets
 from scheduler.simulation import policies
+from scheduler.simulation.kernel.engines import proceed
 from scheduler.simulation.kernel.gates import news, pump, tick
 from scheduler.simulation.kernel.gateways import BID, arrive
-from scheduler.simulation.kernel.lanes import look
-from scheduler.simulation.kernel.engines import proceed
+from scheduler.simulation.kernel.lanes import flow, look, rest
 from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State, inner
 from scheduler.simulation.kernel.tournament import set_due
 
@@ -53,12 +53,13 @@ def _report(s: State, pool_row: int, now_s: float) -> None:
 
 
 @inner
-def clear(s: State, now_s: float) -> None:
+def _clear(s: State, now_s: float) -> None:
     """A new snapshot for every gateway."""
     clock = s.clock[0]
     clock.clear_s = now_s + clock.snapshot_age_s
     for pool_row in range(len(s.pools)):
         pool = s.pools[pool_row]
+        rest(s, pool_row, now_s)
         if clock.kind == BID:
             _report(s, pool_row, now_s)
         pool.seen_replicas, pool.seen_waiting, pool.seen_usage = pool.healthy, pool.waiting, 1.0
@@ -115,12 +116,23 @@ def _timer(s: State, now_s: float, tick_s: float) -> None:
     if clock.change_s <= now_s:
         _change(s, now_s)
     elif clock.clear_s <= now_s:
-        clear(s, now_s)
+        _clear(s, now_s)
     elif tick_s <= now_s:
         clock.tick += 1
         for pool_row in range(len(s.pools)):
             if s.pools[pool_row].waiting:
                 tick(s, pool_row, now_s)
+
+
+@inner
+def _levels(s: State, now_s: float) -> None:
+    """``PoolGate.levels`` of every pool, for who solves the next curves."""
+    for pool_row in range(len(s.pools)):
+        pool = s.pools[pool_row]
+        if pool.healthy:
+            look(s, pool_row, now_s)
+            for row in range(pool.line_first, pool.line_end):
+                s.lines[row].load = min(1.0, flow(s, row, now_s) * pool.work_ratio / pool.healthy)
 
 
 def _compiled(source: int) -> Callable[..., Any]:
@@ -149,12 +161,15 @@ def _compiled(source: int) -> Callable[..., Any]:
             else:
                 clock.now_s = timer_s
                 _timer(s, timer_s, tick_s)
+        if until_s < np.inf:
+            _levels(s, until_s)
         return i
 
     return advance
 
 
-_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(m.__file__) for m in (bids, capacity, gate, lanes, learning, tickets, policies))]
+_CORE = (bids, capacity, gate, lanes, learning, policies, tickets)  # whose constants are compiled in
+_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(module.__file__)) for module in _CORE)]
 
 # Runs until every arrival from row ``first`` on has been taken, but not beyond ``until_s``; what lies between two batches is
 # done only once the second is known, or with ``last``, until everybody is served. Returns the row after the last one taken.

@@ -13,7 +13,7 @@ from scheduler.core.supply import Offer
 from scheduler.simulation import policies
 from scheduler.simulation.kernel import gateways
 from scheduler.simulation.kernel.demand import solve
-from scheduler.simulation.kernel.loop import advance, clear
+from scheduler.simulation.kernel.loop import advance
 from scheduler.simulation.kernel.state import Arrivals, State
 from scheduler.simulation.kernel.supply import Changes, state_of, tables_of
 from scheduler.simulation.mix import Profile
@@ -35,6 +35,8 @@ _KINDS = {
 NAMES = tuple(_KINDS)
 _GREEDY = 0.93  # of the objective: the threshold of greedy-perfect
 _REPRICE_S = 300.0
+_SLACK_S = 1e-9
+_COLUMNS = (np.int32, np.int32, np.int16, np.float32, np.bool_)  # of Arrivals, after the instants
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,28 +128,27 @@ class KernelRun:
         clock["hold"], clock["prefilter"] = policies.rule("all-local").hold, policy.bid_prefilter
         clock["grant_ahead_s"], clock["margin_max"] = policy.grant_ahead_s, policy.ttft_margin
         clock["gateways"], clock["snapshot_age_s"] = settings.gateways, settings.snapshot_age_s
-        clock["api_spread"], clock["seed"] = settings.api_spread, np.random.SeedSequence(settings.seed).generate_state(1, np.uint64)[0]
+        clock["api_spread"] = settings.api_spread
+        clock["seed"] = np.random.SeedSequence(settings.seed).generate_state(1, np.uint64)[0]
         self._solve_at_s = min(1.0, settings.bid_every_s) if rule == "bid-price" else math.inf
         self._reprice_at_s = _REPRICE_S if priced is not None else math.inf
         self._solves, self._solve_s, self._fed = 0, 0.0, 0
-        clear(self.state, 0.0)
 
     def feed(self, batch: Batch) -> None:
         """The next requests. Raises ValueError where they come before the last ones."""
-        self._room(len(batch))
-        kept = np.zeros(0, bool) if self._settings.kept is None else self._settings.kept[self._fed : self._fed + len(batch)]
-        of = Arrivals(
-            batch.arrival_s - self._from_s, batch.input_tokens, batch.output_tokens, batch.profile, batch.difficulty, kept
-        )
-        if len(batch) and not (np.all(np.diff(of.arrival_s) >= 0.0) and of.arrival_s[0] >= self.state.clock["now_s"][0] - 1e-9):
+        arrival_s, kept = batch.arrival_s - self._from_s, self._settings.kept
+        if len(batch) and (np.any(np.diff(arrival_s) < 0.0) or arrival_s[0] < self.state.clock["now_s"][0] - _SLACK_S):
             raise ValueError("arrivals have to ascend, also from batch to batch")
+        part = np.zeros(0, bool) if kept is None else np.asarray(kept, bool)[self._fed : self._fed + len(batch)]
+        self._room(len(batch))
         self._fed += len(batch)
-        self._advance(of, last=False)
+        columns = (batch.input_tokens, batch.output_tokens, batch.profile, batch.difficulty, part)
+        made: Iterable[np.ndarray] = (np.array(column, kind) for column, kind in zip(columns, _COLUMNS, strict=True))
+        self._advance(Arrivals(np.array(arrival_s, float), *made), last=False)
 
     def finish(self) -> KernelTally:
         """Play until everybody is served, and sum up."""
-        none = np.zeros(0, np.int32)
-        self._advance(Arrivals(np.zeros(0), none, none, none.astype(np.int16), none.astype(np.float32), none.astype(bool)), last=True)
+        self._advance(Arrivals(np.zeros(0), *(np.zeros(0, kind) for kind in _COLUMNS)), last=True)
         s, count = self.state, self._fed if self._settings.rows else 0
         clock = s.clock[0]
         return KernelTally(
@@ -163,9 +164,12 @@ class KernelRun:
         needed, s = self._fed + requests, self.state
         if not self._settings.rows or needed <= len(s.source):
             return
-        more = max(needed, 2 * len(s.source)) - len(s.source)
-        grown = {name: np.append(getattr(s, name), np.zeros(more, getattr(s, name).dtype)) for name in ("api_usd", "ttft_s", "source")}
-        self.state = s._replace(**grown)
+        more = np.zeros(max(needed, 2 * len(s.source)) - len(s.source))
+        self.state = s._replace(
+            api_usd=np.append(s.api_usd, more),
+            ttft_s=np.append(s.ttft_s, more),
+            source=np.append(s.source, more.astype(np.int8)),
+        )
 
     def _advance(self, of: Arrivals, last: bool) -> None:
         first, clock = 0, self.state.clock

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-# Without reference counts: nothing here makes or keeps an array, and counting takes most of the time of small functions.
-inner = njit(error_model="numpy", _nrt=False)
+# For functions that only the kernel calls. Without reference counts: nothing here makes or keeps an array, and counting
+# would take most of the time of small functions. Without wrappers for Python: those take most of the time of compiling.
+inner = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 F, I, L = np.float64, np.int32, np.int64  # noqa: E741 - the short names keep the tables readable
 
@@ -57,7 +58,7 @@ POOL = _record(
     engine=("true_base_s true_per_seq_s true_per_token_s chunk_tokens kv_tokens", F),
     gate=("ttft_base_s step_base_s step_per_seq_s service_s_mean margin", F),
     prefill=("prefill_ratio prefill_actual_s prefill_predicted_s", F),
-    work=("work_ratio work_actual_s work_predicted_s began_s began_work_s", F),
+    work=("work_ratio work_actual_s work_predicted_s began_s began_work_s faded_s", F),
     seen=("seen_waiting seen_replicas", I),
     seen_usage=("seen_usage", F),
     sample=("sample_kept sample_every sample_seen", L),
@@ -67,7 +68,7 @@ POOL = _record(
 # Those who wait with one TTFT objective: a chained list, and a heap of those who may make room, the least worth first.
 LINE = _record(
     indices=("pool head tail count heap_size points", I),
-    line=("ttft_s_max work_s flow_s flow_at_s step_s wait_s seen_wait_s", F),
+    line=("ttft_s_max work_s flow_s flow_at_s step_s wait_s load seen_wait_s soonest_s", F),
 )
 # One engine, and what the gate knows of it. ``ring``: tickets in the order given; prompts and first tokens follow it.
 LANE = _record(

@@ -57,7 +57,7 @@ def tables_of(site: Site, profiles: Sequence[Profile], offers: Sequence[Offer]) 
     """Profiles and offers. A profile that may use several pools uses the one that needs the least work."""
     names, rows = [pool.name for pool in site.pools], {offer.id: i for i, offer in enumerate(offers)}
     tenants = {name: i for i, name in enumerate(dict.fromkeys(profile.tenant for profile in profiles))}
-    made, apis = np.zeros(len(profiles), state.PROFILE), []
+    made, apis = np.zeros(len(profiles), state.PROFILE), list[int]()
     for row, profile in zip(made, profiles, strict=True):
         homes, of = local_offers(profile, tuple(offers)), profile.service_class
         pool = names.index(homes[0].id.partition("/")[0]) if homes else NOBODY
@@ -108,7 +108,7 @@ def state_of(
         row["margin"], row["prefill_ratio"], row["work_ratio"] = policy.ttft_margin, 1.0, 1.0
         row["prefill_actual_s"] = row["prefill_predicted_s"] = PREFILL_PRIOR_S
         row["work_actual_s"] = row["work_predicted_s"] = WORK_PRIOR_S
-        row["began_s"] = row["since_s"] = -1.0
+        row["began_s"] = row["since_s"] = row["faded_s"] = -1.0
         row["sample_every"], first, waiting = 1, last, waiting + spec.waiting_max
     lines["head"] = lines["tail"] = NOBODY
     return _allocated(site, tables, pools, lines, lanes, waiting, gateways, _changed(site, changes))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scheduler.simulation.kernel.state import inner
 
-from scheduler.simulation.kernel.state import State
+from scheduler.simulation.kernel.state import WAITING, State, inner
 
 
 @inner
@@ -92,7 +91,7 @@ def may_leave(s: State, line: int, ticket: int) -> None:
     if of.heap_size > 2 * of.count + 62:
         kept = 0
         for i in range(of.heap_size):
-            if s.tickets[tickets[i]].number == numbers[i]:
+            if s.tickets[tickets[i]].number == numbers[i] and s.tickets[tickets[i]].state == WAITING:
                 usd[kept], tickets[kept], numbers[kept] = usd[i], tickets[i], numbers[i]
                 _sift_up(usd, tickets, numbers, kept)
                 kept += 1
@@ -112,7 +111,7 @@ def least_worth(s: State, line: int, now_s: float) -> int:
     while of.heap_size > 0:
         ticket = tickets[0]
         one = s.tickets[ticket]
-        if one.number == numbers[0] and one.leave_by_s >= now_s:
+        if one.number == numbers[0] and one.state == WAITING and one.leave_by_s >= now_s:
             return int(ticket) if usd[0] < np.inf else -1
         size = of.heap_size - 1  # gone, or too late for ever: instants only go on
         usd[0], tickets[0], numbers[0] = usd[size], tickets[size], numbers[size]

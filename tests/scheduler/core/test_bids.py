@@ -70,7 +70,6 @@ def test_a_sample_begins_anew_when_it_was_taken() -> None:
     assert sample.take() == [Demand(2.0, 1.0)]
 
 
-
 # ---- the book -----------------------------------------------------------------------------------------------------
 
 
@@ -169,3 +168,122 @@ def test_thousands_of_requests_are_solved_from_a_sample_of_them() -> None:
     assert found is not None
     assert whole is not None
     assert found.price_usd(0.4, 0.15) == pytest.approx(whole.price_usd(0.4, 0.15), rel=0.2)
+
+
+@pytest.mark.parametrize("per_s", [30, 100, 300])
+def test_a_sampled_stream_is_priced_like_the_whole_of_it(per_s: int) -> None:
+    rng, sample = np.random.default_rng(4), Sample(16)
+    whole, sampled = [], []
+    for second in range(1, 61):
+        came = [
+            Demand(float(rng.lognormal(-1.0, 0.7)), float(rng.uniform(0.9, 1.1)) * 1.2 / per_s, URGENT)
+            for _ in range(rng.poisson(per_s))
+        ]
+        for demand in came:
+            sample.add(demand)
+        whole.append((float(second), came))
+        sampled.append((float(second), sample.take()))
+    all_of_it, part = (solved(book_of(*reports), 60.0)[URGENT] for reports in (whole, sampled))
+    assert all_of_it is not None
+    assert part is not None
+    for wait_s in (0.2, 0.5, 0.8):
+        price_usd = all_of_it.price_usd(wait_s, 1.2 / per_s)
+        assert price_usd > 0.0
+        assert part.price_usd(wait_s, 1.2 / per_s) == pytest.approx(price_usd, rel=0.15)
+
+
+def test_a_heavy_sample_counts_for_more_than_a_light_one_in_the_same_stream() -> None:
+    # Of a hundred in ten seconds ninety are dear, though only nine of them were kept.
+    dear, cheap = [Demand(1.0, 0.2, URGENT, weight=10.0)] * 9, [Demand(0.1, 0.2, URGENT)] * 10
+    found = solved(book_of((10.0, dear + cheap)), 10.0)[URGENT]
+    whole = solved(book_of((10.0, (demands(1.0, 9, work_s=0.2) + demands(0.1, 1, work_s=0.2)) * 10)), 10.0)[URGENT]
+    assert found is not None
+    assert whole is not None
+    # Nineteen picks stand for the hundred: 17 of them dear, or 18.
+    assert found.usd == pytest.approx(whole.usd, rel=0.1, abs=0.01)
+
+
+# ---- bursts -------------------------------------------------------------------------------------------------------
+
+
+def burst_of(monkeypatch: pytest.MonkeyPatch, book: BidBook, now_s: float) -> float:
+    """How many requests come at once, as the curves of ``book`` are solved with."""
+    seen: list[float] = []
+
+    def noted(*given: Any) -> BidCurve | None:
+        seen.append(given[4])
+        return None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("scheduler.core.bids.value_curve", noted)
+        solved(book, now_s)
+    assert len(set(seen)) == 1
+    return seen[0]
+
+
+def stream(
+    seconds: int, batches_per_s: float, batch: int, spread: float = 0.0, gateways: int = 1, seed: int = 6
+) -> list[tuple[float, list[Demand]]]:
+    """Reports once a second from each gateway, in turn; batches come at random, to any of them as a whole."""
+    rng, reports = np.random.default_rng(seed), []
+    for turn in range(1, seconds * gateways + 1):
+        count = batch * int(rng.poisson(batches_per_s / gateways))
+        works = 0.01 * rng.lognormal(0.0, spread, count)
+        reports.append((turn / gateways, [Demand(1.0, float(work_s), URGENT) for work_s in works]))
+    return reports
+
+
+@pytest.mark.parametrize("gateways", [1, 3])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_burst_index_is_how_many_come_at_once_however_long_they_are(
+    monkeypatch: pytest.MonkeyPatch, batch: int, spread: float, gateways: int
+) -> None:
+    # With works of their own in a batch of k: E of the squared work of a batch over that of a request and k requests.
+    same = 1.0 / np.exp(spread**2)  # squared mean over mean square of a work
+    expected = 1.0 + (batch - 1) * same
+    book = book_of(*stream(300, 12.0 / batch, batch, spread, gateways))
+    assert burst_of(monkeypatch, book, 300.0) == pytest.approx(expected, rel=0.2)
+
+
+def test_the_burst_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert burst_of(monkeypatch, book_of(*stream(200, 0.1, 400)), 200.0) == 20.0
+    # Smoother than chance is no reason to expect less than one.
+    assert burst_of(monkeypatch, book_of(*((float(s), demands(1.0, 9)) for s in range(1, 100))), 100.0) == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "bursty"), [(8, False), (10, False), (14, True), (40, True)])
+def test_a_few_seconds_say_nothing_about_bursts(monkeypatch: pytest.MonkeyPatch, seconds: int, bursty: bool) -> None:
+    reports = [(float(s), demands(1.0, 100 * (s % 3 == 0), work_s=0.001)) for s in range(1, seconds + 1)]
+    assert (burst_of(monkeypatch, book_of(*reports), float(seconds)) > 1.0) is bursty
+
+
+def test_reports_within_a_second_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One gateway each quarter of a second has all of the requests: even, looked at by the second.
+    reports = [(0.25 * turn, demands(1.0, 40 * (turn % 4 == 0))) for turn in range(1, 401)]
+    assert burst_of(monkeypatch, book_of(*reports), 100.0) == 1.0
+    # And several of them at the same instant are one.
+    reports = [(float(s), demands(1.0, 20 * (gateway == s % 2))) for s in range(1, 101) for gateway in range(2)]
+    assert burst_of(monkeypatch, book_of(*reports), 100.0) == 1.0
+
+
+def test_bursts_before_the_horizon_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = [(400.0 + at_s, came) for at_s, came in stream(300, 12.0, 1)]
+    book = book_of(*stream(390, 1.0, 12, seed=1), *calm)
+    assert burst_of(monkeypatch, book, 390.0) > 8.0
+    assert burst_of(monkeypatch, book, 705.0) < 1.5
+
+
+def test_a_stream_in_bursts_makes_a_long_line_dearer_than_the_same_work_one_by_one() -> None:
+    steady = solved(book_of(*stream(300, 80.0, 1)), 300.0)[URGENT]
+    bursts = solved(book_of(*stream(300, 10.0, 8)), 300.0)[URGENT]
+    assert steady is not None
+    assert bursts is not None
+    assert bursts.price_usd(0.6, 0.01) > 1.5 * steady.price_usd(0.6, 0.01)
+
+
+@pytest.mark.parametrize("late", [demands(1.0, 9, work_s=0.0), []])
+def test_when_all_work_is_forgotten_or_none_the_book_is_still_solved(late: list[Demand]) -> None:
+    seconds = [(float(s), late) for s in range(2, 400)]
+    found = solved(book_of((1.0, demands(1.0, 50)), *seconds), 399.0)
+    assert set(found.values()) <= {None}

@@ -147,6 +147,15 @@ def test_whatever_becomes_of_the_scores_misses_stay_at_the_target_in_the_long_ru
     assert missed / n <= 1.0 - coverage + 0.05
 
 
+def test_right_after_a_jump_the_low_forecast_is_no_more_than_the_expected_one() -> None:
+    model = Forecaster(60.0, 420.0)
+    for i in range(20):
+        model.observe(0.5 if i < 7 else 2.5, i * 60.0)
+        ahead = model.ahead(10)
+        assert ahead is not None
+        assert all(low <= load <= high for low, load, high in zip(ahead.low, ahead.expected, ahead.high, strict=True))
+
+
 def test_before_enough_was_seen_nothing_is_certain_and_before_anything_nothing_is_said() -> None:
     model = Forecaster(60.0, 60.0)
     assert model.ahead(2) is None

@@ -236,4 +236,4 @@ class GateMachine(RuleBasedStateMachine):
 
 
 TestGateMachine = GateMachine.TestCase
-TestGateMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestGateMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

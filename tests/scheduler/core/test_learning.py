@@ -43,23 +43,23 @@ def test_a_right_curve_stays_right() -> None:
     assert learnt(1.0, 500) == pytest.approx(1.0)
 
 
-def test_a_ratio_is_what_was_needed_over_what_was_predicted_beside_the_seconds_for_which_it_was_one() -> None:
+def test_a_ratio_is_what_was_needed_over_what_was_predicted_beginning_with_the_seconds_for_which_it_was_one() -> None:
     found = Ratio(1.0, 10.0)
     assert found.value == 1.0
-    found.took(2.0, 5.0)
-    assert found.value == pytest.approx((5.0 + 1.0) / (2.0 + 1.0))
-    found.took(3.0, 3.0)  # three tenths of ten seconds are forgotten for it
-    assert found.value == pytest.approx((0.7 * 5.0 + 3.0 + 1.0) / (0.7 * 2.0 + 3.0 + 1.0))
+    found.took(2.0, 5.0)  # two tenths of ten seconds are forgotten for it
+    assert found.value == pytest.approx((0.8 + 5.0) / (0.8 + 2.0))
     found.took(9.0, 18.0)  # never more than half at once
-    actual_s, predicted_s = 0.5 * 6.5 + 18.0, 0.5 * 4.4 + 9.0
-    assert found.value == pytest.approx((actual_s + 1.0) / (predicted_s + 1.0))
+    assert found.value == pytest.approx((0.5 * 5.8 + 18.0) / (0.5 * 2.8 + 9.0))
+    found.fade(1.0)  # and with time all of it
+    assert found.value == 1.0
 
 
 @pytest.mark.parametrize("prior_s", [0.1, 1.0, 5.0])
 def test_the_first_odd_answer_moves_a_ratio_no_further_than_its_prior_lets_it(prior_s: float) -> None:
     found = Ratio(prior_s, 5.0)
     found.took(0.05, 0.5)  # ten times slower
-    assert found.value == pytest.approx((prior_s + 0.5) / (prior_s + 0.05))
+    left_s = prior_s * (1.0 - 0.05 / 5.0)  # the prior fades like everything that was seen
+    assert found.value == pytest.approx((left_s + 0.5) / (left_s + 0.05))
 
 
 def test_long_prompts_teach_more_than_short_ones() -> None:

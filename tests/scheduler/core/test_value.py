@@ -177,6 +177,49 @@ def test_the_forced_make_what_is_left_dearer() -> None:
     assert beside.price_usd(0.0, 0.2) > 2.0 * alone.price_usd(0.0, 0.2)
 
 
+# ---- bursts -------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(demands, st.floats(0.05, 5.0), st.floats(0.5, 10.0), st.sampled_from([1.0, 0.5, 0.0]))
+def test_whoever_comes_alone_comes_in_no_burst(
+    demand: tuple[list[float], list[float]], gap_s_mean: float, wait_s_max: float, burst: float
+) -> None:
+    assert value_curve(*demand, gap_s_mean, wait_s_max, burst) == value_curve(*demand, gap_s_mean, wait_s_max)
+
+
+@settings(deadline=None, max_examples=40)
+@given(demands, st.floats(0.05, 5.0), st.floats(0.5, 10.0), st.floats(1.0, 1e9))
+def test_a_burst_is_bounded_by_an_eighth_of_the_longest_wait(
+    demand: tuple[list[float], list[float]], gap_s_mean: float, wait_s_max: float, burst: float
+) -> None:
+    usd, added_s = demand
+    found = value_curve(usd, added_s, gap_s_mean, wait_s_max, burst, points=40)
+    times = max(1.0, min(burst, wait_s_max / 8.0 / float(np.mean(added_s))))
+    # So many of a kind are one request that is as much dearer, longer and rarer.
+    one = value_curve([times * u for u in usd], [times * a for a in added_s], times * gap_s_mean, wait_s_max, points=40)
+    assert found is not None
+    assert one is not None
+    assert found.usd == pytest.approx(one.usd, rel=1e-6, abs=1e-6 * max(1.0, -one.usd[-1]))
+
+
+@pytest.mark.parametrize(("load", "from_share"), [(0.8, 0.0), (1.0, 0.0), (1.2, 0.6), (2.0, 0.4)])
+@pytest.mark.parametrize("wait_s_max", [5.0, 10.0])
+def test_when_requests_come_at_once_a_line_is_dearer_before_its_end(
+    load: float, from_share: float, wait_s_max: float
+) -> None:
+    # With more load than capacity an almost empty line is cheaper: it may run empty before the next burst.
+    gap_s_mean = LOAD_MEAN_S / load
+    alone, few, many = (value_curve(USD, ADDED_S, gap_s_mean, wait_s_max, burst) for burst in (1.0, 2.0, 4.0))
+    assert alone is not None
+    assert few is not None
+    assert many is not None
+    for wait_s in np.linspace(from_share * wait_s_max, 0.8 * wait_s_max, 9):
+        assert few.price_usd(wait_s, 0.4) >= 0.98 * alone.price_usd(wait_s, 0.4)
+        assert many.price_usd(wait_s, 0.4) >= 0.98 * few.price_usd(wait_s, 0.4)
+    assert many.price_usd(0.8 * wait_s_max, 0.4) > 1.3 * alone.price_usd(0.8 * wait_s_max, 0.4)
+
+
 # ---- simulated queues ---------------------------------------------------------------------------------------------
 
 Keeps = Callable[[float, float, float], bool]  # USD, seconds, wait
@@ -248,3 +291,20 @@ def test_a_queue_that_keeps_by_the_price_earns_what_the_equations_promise() -> N
     assert curve is not None
     stream = stream_of(USD, ADDED_S, gap_s_mean, 40_000, seed=5)
     assert earned(stream, 2.0, by_price(curve)) / len(stream) == pytest.approx(gain, rel=0.02)
+
+
+@pytest.mark.parametrize("load", [0.8, 1.0, 1.2, 2.0])
+@pytest.mark.parametrize("wait_s_max", [5.0, 10.0])
+def test_whoever_knows_that_requests_come_at_once_earns_more_from_them(wait_s_max: float, load: float) -> None:
+    gap_s_mean, batch, n = LOAD_MEAN_S / load, 8, 20_000
+    alone = value_curve(USD, ADDED_S, gap_s_mean, wait_s_max)
+    bursts = value_curve(USD, ADDED_S, gap_s_mean, wait_s_max, batch)
+    assert alone is not None
+    assert bursts is not None
+    # Eight at once, each of its own kind, and then nobody for eight times as long.
+    single = stream_of(USD, ADDED_S, gap_s_mean * batch, n, seed=3)
+    stream = [(gap_s * (i % batch == 0), usd, added_s) for i, (gap_s, usd, added_s) in enumerate(single)]
+    ignorant, knowing = (earned(stream, wait_s_max, by_price(curve)) for curve in (alone, bursts))
+    assert knowing > 0.998 * ignorant
+    if load <= 1.0:
+        assert knowing > 1.003 * ignorant

@@ -1,4 +1,4 @@
-"""The model of an engine: nothing is lost or done twice, no step is shorter than its work, and simple cases have closed forms."""
+"""The model of an engine: nothing is lost or done twice, no step is shorter than its work, simple cases have closed forms."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def together(answers: list[int]) -> Arrivals:
 
 
 # Many come at once, some in a stream, and now and then the engine runs empty.
-gaps = st.lists(st.sampled_from([0.0, 0.0, 1.0]).flatmap(lambda most_s: st.floats(0.0, most_s)), min_size=40, max_size=40)
+gaps = st.lists(
+    st.sampled_from([0.0, 0.0, 1.0]).flatmap(lambda most_s: st.floats(0.0, most_s)), min_size=40, max_size=40
+)
 requests = st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 200)), min_size=1, max_size=40)
 chunks = st.sampled_from([64, 512, 1024, CHUNK_TOKENS])
 curves = st.builds(
