@@ -22,7 +22,7 @@ import psutil
 import uvloop
 import yaml
 
-from bench.replayed import API_JITTER, WARM_S, Run, Served, compared, fitted, simulated, synthetic
+from bench.replayed import API_JITTER, TOKENS_MIN, WARM_S, Run, Served, compared, fitted, simulated, synthetic
 from scheduler.config import load
 from scheduler.core.supply import Usage
 from scheduler.simulation.scenario import EPOCH_S
@@ -55,7 +55,6 @@ def site_text(directory: Path, curve: dict[str, float], provider_port: int) -> s
     site = yaml.safe_load(embedded(directory, provider_port))
     pool, provider = site["pools"][0], site["providers"][0]
     pool["engine"]["args"]["max_num_seqs"] = pool["curve"]["seqs_max"] = SLOTS
-    pool["engine"]["args"]["stream_interval"] = 8  # tokens an event: less CPU around the engine
     pool["curve"] |= curve
     provider["simulated"] |= {"port": provider_port, "ttft_s": 0.3, "tokens_per_s": 80}
     provider["models"][0]["curve"] = {"prefill_tokens_per_s": 1e6, "itl_base_s": 0.0125, "ttft_base_s": 0.3}
@@ -116,7 +115,7 @@ def live(plan: Plan, stack: Stack) -> tuple[Run, list[Row]]:
     if played.interrupted:
         raise KeyboardInterrupt
     served = tuple(
-        Served(row.planned_s, row.source == "api", row.ttft_s, row.tpot_s)
+        Served(row.planned_s, row.source == "api", row.ttft_s, row.tpot_s if row.output_tokens >= TOKENS_MIN else None)
         for row in played.rows
         if row.served and row.ttft_s is not None
     )

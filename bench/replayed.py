@@ -26,8 +26,9 @@ from serving.settings import core_policy
 BAR = 0.1
 WARM_S = 20.0
 API_JITTER = 0.15
-# Answers shorter than this say little of ITL, and few of them little of a load.
-_TOKENS_MIN, _COUNT_MIN = 8, 10
+# Answers shorter than this say little of TPOT, as engines send several tokens at once.
+TOKENS_MIN = 16
+_COUNT_MIN = 10
 
 
 class Served(NamedTuple):
@@ -76,7 +77,7 @@ class _Watched(World):
             return
         first_s, steps = last.started_s + last.ttft_s, last.usage.output_tokens - 1
         arrived_s = journey.request.arrived_s
-        tpot_s = (last.ended_s - first_s) / steps if steps > 0 else None
+        tpot_s = (last.ended_s - first_s) / steps if last.usage.output_tokens >= TOKENS_MIN else None
         is_api = journey.quote.offer.kind == "api"
         self.answers.append(Served(arrived_s - EPOCH_S, is_api, first_s - arrived_s, tpot_s))
 
@@ -90,7 +91,7 @@ def fitted(rows: Sequence[Row]) -> dict[str, float]:
     spans = [_span(row) for row in own]
     loads: dict[float, list[tuple[float, float]]] = {}
     for count, span in zip(company(spans), spans, strict=True):
-        if span.tokens >= _TOKENS_MIN:
+        if span.tokens >= TOKENS_MIN:
             loads.setdefault(round(2.0 * count) / 2.0, []).append((count, span.itl_s))
     seen = [some for some in loads.values() if len(some) >= _COUNT_MIN]
     points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in seen]
@@ -157,7 +158,7 @@ def compared(first: Run, second: Run, simulated_: Run) -> dict[str, dict[str, fl
     for name, one in first.figures().items():
         two, model = second.figures()[name], simulated_.figures()[name]
         mean = (one + two) / 2.0
-        off, spread = (model - mean) / mean, abs(one - two) / mean
+        off, spread = (model - mean) / (mean or math.nan), abs(one - two) / (mean or math.nan)
         within = abs(off) <= max(BAR, spread)
         rows[name] = {
             "live 1": one, "live 2": two, "simulated": model, "difference %": 100.0 * off, "live spread %": 100.0 * spread,

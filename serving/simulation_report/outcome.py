@@ -121,15 +121,15 @@ def gain(result: Result) -> str:
         return ""
     points = 100.0 * (policy.savings_captured - overflow.savings_captured)
     model = one_price(result.scenario)
-    ahead = f"{abs(points):.1f} points {'ahead of' if points >= 0.0 else 'BEHIND'} {overflow.name}"
+    only = "only " if 0.0 <= points < _SMALL_POINTS else ""
+    told = (
+        f"{policy.name} is {only}{abs(points):.1f} points {'ahead of' if points >= 0.0 else 'BEHIND'} {overflow.name}"
+    )
     if model:
-        told = f"Elsewhere everything here costs the same ({model}), so that it hardly matters which requests leave"
-        return f"{told}: {policy.name} is {ahead}."
-    if points < 0.0:
-        return f"{policy.name} is {ahead}."
-    if points < _SMALL_POINTS:
-        return f"The gain is small here: {policy.name} is only {ahead}."
-    return f"{policy.name} is {ahead}, because what requests would cost elsewhere differs."
+        return f"Elsewhere everything here costs the same ({model}), which leaves a bid price little to gain: {told}."
+    if only:
+        return f"The gain is small here: {told}."
+    return f"{told}." if points < 0.0 else f"{told}, because what requests would cost elsewhere differs."
 
 
 def _late(policy: PolicyResult) -> str:

@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
-from scheduler.simulation.kernel.state import State, inner
+from scheduler.simulation.kernel.state import State, inner, tight
 from scheduler.simulation.kernel.tournament import pop_end, push_end, set_due
 
 _EPSILON = 1e-3  # of a step, as in scheduler.simulation.engine
 
 
-@inner
+@tight
 def submit(s: State, lane_row: int, now_s: float) -> None:
     """The ticket that was put last into the lane's ring has arrived; its prompt joins the next step that begins."""
     lane = s.lanes[lane_row]
@@ -35,7 +35,7 @@ def submit(s: State, lane_row: int, now_s: float) -> None:
     _begin_step(s, lane_row, now_s)
 
 
-@inner
+@tight
 def _advance(s: State, lane_row: int, now_s: float, step_s: float) -> None:
     lane = s.lanes[lane_row]
     took_s = now_s - lane.anchor_s
@@ -46,7 +46,7 @@ def _advance(s: State, lane_row: int, now_s: float, step_s: float) -> None:
     lane.anchor_s = now_s
 
 
-@inner
+@tight
 def _begin_step(s: State, lane_row: int, now_s: float) -> None:
     lane = s.lanes[lane_row]
     pool, ring = s.pools[lane.pool], s.lane_ring[lane_row]
@@ -71,7 +71,7 @@ def _begin_step(s: State, lane_row: int, now_s: float) -> None:
     set_due(s, lane_row, now_s + many * step_s)
 
 
-@inner
+@tight
 def _tell(s: State, pool_row: int, what: int, now_s: float) -> None:
     """News for the gate, which takes its time; all of a pool's takes the same, so the ring stays sorted."""
     pool = s.pools[pool_row]
@@ -82,7 +82,7 @@ def _tell(s: State, pool_row: int, what: int, now_s: float) -> None:
         set_due(s, len(s.lanes) + pool_row, now_s + pool.ttft_base_s)
 
 
-@inner
+@tight
 def _end_chunk(s: State, lane_row: int, now_s: float) -> None:
     lane, ring = s.lanes[lane_row], s.lane_ring[lane_row]
     mask, left = len(ring) - 1, lane.chunk

@@ -7,13 +7,13 @@ import numpy as np
 from scheduler.core import capacity, gate
 from scheduler.simulation.kernel.lanes import began, begun, best, flow, give, look, served
 from scheduler.simulation.kernel.ledger import free, in_time_here, send_on
-from scheduler.simulation.kernel.state import NOBODY, WAITING, State, inner
+from scheduler.simulation.kernel.state import NOBODY, WAITING, State, inner, tight
 from scheduler.simulation.kernel.tournament import least_worth, may_leave
 
 _ROUNDS, _SERVICE_WEIGHT = capacity._ROUNDS, gate._SERVICE_WEIGHT
 
 
-@inner
+@tight
 def value(s: State, line_row: int, x_s: float) -> float:
     """V(x) of a line (USD), flat beyond both ends."""
     line = s.lines[line_row]
@@ -27,7 +27,7 @@ def value(s: State, line_row: int, x_s: float) -> float:
     return float(low + (s.bid_usd[line_row, i + 1] - low) * (place - i))
 
 
-@inner
+@tight
 def price(s: State, line_row: int, added_s: float, age_s: float, sent_s: float, seen: bool) -> float:
     """Bid price (USD) of ``added_s`` for who joins this line: the dearest of it and the slower ones.
 
@@ -42,7 +42,7 @@ def price(s: State, line_row: int, added_s: float, age_s: float, sent_s: float, 
     return usd
 
 
-@inner
+@tight
 def _unlink(s: State, row: int) -> None:
     ticket = s.tickets[row]
     line = s.lines[ticket.line]
@@ -131,7 +131,7 @@ def enter(s: State, row: int, now_s: float) -> None:
         _make_room(s, pool_row, ticket.line, now_s)
 
 
-@inner
+@tight
 def _work_before_s(s: State, line_row: int, ttft_by_s: float) -> float:
     """Work of those in slower lines whose deadlines come first."""
     work_s = 0.0
@@ -205,7 +205,7 @@ def _worst(s: State, first: int, last: int, now_s: float) -> int:
     return int(found)
 
 
-@inner
+@tight
 def news(s: State, pool_row: int, what: int, now_s: float) -> None:
     """A first token, or the end of an answer."""
     row, pool = what >> 1, s.pools[pool_row]

@@ -11,13 +11,13 @@ from scheduler.core import tickets
 from scheduler.simulation import policies
 from scheduler.simulation.kernel.gates import enter, price
 from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
-from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State, inner
+from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State, inner, tight
 
 BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
 _LAST_USD, _ROUND_TRIP_S, _SPREAD = policies._LAST_USD, tickets.ROUND_TRIP_S, tickets._SPREAD
 
 
-@inner
+@tight
 def _wrong(s: State, offer_row: int, profile_row: int, difficulty: float) -> float:
     offer = s.offers[offer_row]
     if difficulty <= 0.5:
@@ -27,7 +27,7 @@ def _wrong(s: State, offer_row: int, profile_row: int, difficulty: float) -> flo
     return float(s.profiles[profile_row].usd_per_wrong_answer * (1.0 - right))
 
 
-@inner
+@tight
 def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
     offer = s.offers[offer_row]
     if offer.tokens_ratio != 1.0:
@@ -36,7 +36,7 @@ def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
     return float(offer.ttft_base_s + input_tokens / offer.prefill_tokens_per_s + thinking_s)
 
 
-@inner
+@tight
 def _work_s(offer: Any, input_tokens: float, output_tokens: float) -> float:
     """``ServiceCurve.work_s``."""
     prefill_s = input_tokens / offer.prefill_tokens_per_s
@@ -47,7 +47,7 @@ def _work_s(offer: Any, input_tokens: float, output_tokens: float) -> float:
     return float(max(prefill_s + output_tokens * offer.itl_per_seq_s, held_s))
 
 
-@inner
+@tight
 def _elsewhere(
     s: State, profile_row: int, input_tokens: float, expected: float, difficulty: float
 ) -> tuple[int, float, float]:
@@ -72,7 +72,7 @@ def _elsewhere(
     return found, found_usd, soonest_s
 
 
-@inner
+@tight
 def _preferred(
     s: State, profile_row: int, work_s: float, sent_s: float, age_s: float, difficulty: float, kept: bool
 ) -> tuple[float, float, float]:
@@ -99,7 +99,7 @@ def _preferred(
     return (0.0, 0.0, _LAST_USD) if local else (_LAST_USD, 0.0, 0.0)
 
 
-@inner
+@tight
 def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: float) -> None:
     """One more request that this pool could serve (``bids.Sample``, for all gateways together)."""
     pool = s.pools[pool_row]
@@ -117,7 +117,7 @@ def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: floa
     pool.sample_seen += 1
 
 
-@inner
+@tight
 def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     """A row for the request in its profile's line; what it is worth and what it needs there is filled in later."""
     clock = s.clock[0]
@@ -140,7 +140,7 @@ def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     return int(row)
 
 
-@inner
+@tight
 def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> bool:
     """Try the request's pool; False where it cannot, or where a provider comes first."""
     clock, profile_row, now_s = s.clock[0], np.int64(of.profile[i]), of.arrival_s[i]

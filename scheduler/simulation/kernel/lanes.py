@@ -8,7 +8,7 @@ import numpy as np
 
 from scheduler.core import lanes, learning
 from scheduler.simulation.kernel.engines import submit
-from scheduler.simulation.kernel.state import HELD, NOBODY, State, inner
+from scheduler.simulation.kernel.state import HELD, NOBODY, State, inner, tight
 
 _PATIENCE, _FLOW_S = lanes._PATIENCE, lanes._FLOW_S
 _RATIO_MIN, _RATIO_MAX = learning._RATIO_MIN, learning._RATIO_MAX
@@ -20,7 +20,7 @@ PREFILL_PRIOR_S, WORK_PRIOR_S = _NEW.prefill._prior_s, _NEW.work._prior_s
 _PREFILL_FADE_S, _WORK_FADE_S = _NEW.prefill._fade_s, _NEW.work._fade_s
 
 
-@inner
+@tight
 def _ratio(actual_s: float, predicted_s: float) -> float:
     return min(_RATIO_MAX, max(_RATIO_MIN, actual_s / predicted_s))
 
@@ -42,7 +42,7 @@ def rest(s: State, pool_row: int, now_s: float) -> None:
         pool.faded_s = now_s
 
 
-@inner
+@tight
 def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
     """The engine that would begin first with a ticket of that size; the one with the most free slots among equals."""
     pool = s.pools[pool_row]
@@ -66,7 +66,7 @@ def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
     return found
 
 
-@inner
+@tight
 def give(s: State, row: int, lane_row: int, now_s: float) -> None:
     """The ticket takes a slot of that engine, which gets it at once."""
     ticket, lane, ring = s.tickets[row], s.lanes[lane_row], s.lane_ring[lane_row]
@@ -84,7 +84,7 @@ def give(s: State, row: int, lane_row: int, now_s: float) -> None:
     submit(s, lane_row, now_s)
 
 
-@inner
+@tight
 def begun(s: State, row: int, now_s: float) -> bool:
     """An engine has begun to answer the ticket, and so whatever it was given before; False where that was known."""
     ticket = s.tickets[row]
@@ -111,7 +111,7 @@ def begun(s: State, row: int, now_s: float) -> bool:
     return True
 
 
-@inner
+@tight
 def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
     """Work of one ticket has begun: the pace at which a line that never runs empty is worked off."""
     pool = s.pools[pool_row]
@@ -127,7 +127,7 @@ def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
         pool.began_s = now_s
 
 
-@inner
+@tight
 def look(s: State, pool_row: int, now_s: float) -> None:
     """Predicted wait at the end of every line, into ``wait_s``."""
     pool = s.pools[pool_row]
@@ -146,14 +146,14 @@ def look(s: State, pool_row: int, now_s: float) -> None:
         line.wait_s = ahead_s
 
 
-@inner
+@tight
 def flow(s: State, line_row: int, now_s: float) -> float:
     """Replica-seconds of this line's work per second, as of late."""
     line = s.lines[line_row]
     return float(line.flow_s * math.exp((line.flow_at_s - now_s) / _FLOW_S) / _FLOW_S)
 
 
-@inner
+@tight
 def served(s: State, line_row: int, work_s: float, now_s: float) -> None:
     """Work that the pool has begun on for this line."""
     line = s.lines[line_row]

@@ -7,14 +7,14 @@ import math
 import numpy as np
 
 from scheduler.core.learning import OutputLengths
-from scheduler.simulation.kernel.state import FREE, NOBODY, State, inner
+from scheduler.simulation.kernel.state import FREE, NOBODY, State, inner, tight
 
 _PRIOR, _MEMORY = OutputLengths._PRIOR, OutputLengths._MEMORY
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GUESS = 256.0
 
 
-@inner
+@tight
 def usd_of(s: State, offer_row: int, input_tokens: float, output_tokens: float) -> float:
     """``Rate.usd`` of plain tokens as the gateway counts them, at this offer's tokens, reasoning and tier."""
     offer = s.offers[offer_row]
@@ -30,7 +30,7 @@ def usd_of(s: State, offer_row: int, input_tokens: float, output_tokens: float) 
     return float(offer.usd_per_request + input_tokens * per_input + output_tokens * per_output + thinking)
 
 
-@inner
+@tight
 def factor(seed: np.uint64, number: int, spread: float) -> float:
     """A log-normal factor with median 1 that only depends on seed and number (SplitMix64, Box and Muller)."""
     x = (np.uint64(number) + np.uint64(1)) * _STEP + seed
@@ -42,7 +42,7 @@ def factor(seed: np.uint64, number: int, spread: float) -> float:
     return math.exp(spread * math.sqrt(-2.0 * math.log(one)) * math.cos(2.0 * math.pi * other))
 
 
-@inner
+@tight
 def expected_output(s: State, gateway: int, profile_row: int) -> float:
     """Expected output tokens of the next answer, as one gateway has seen them."""
     whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
@@ -50,7 +50,7 @@ def expected_output(s: State, gateway: int, profile_row: int) -> float:
     return max(1.0, np.rint((own[1] + _PRIOR * mean) / (own[0] + _PRIOR)))
 
 
-@inner
+@tight
 def _learn(s: State, number: int, profile_row: int, output_tokens: float) -> None:
     gateway = number % s.clock[0].gateways
     whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
@@ -58,7 +58,7 @@ def _learn(s: State, number: int, profile_row: int, output_tokens: float) -> Non
     own[0], own[1] = own[0] * _MEMORY + 1.0, own[1] * _MEMORY + output_tokens
 
 
-@inner
+@tight
 def _over(s: State, number: int, profile_row: int, ttft_s: float, source: int, api_usd: float) -> None:
     clock, counts = s.clock[0], s.by_profile[profile_row]
     clock.requests += 1

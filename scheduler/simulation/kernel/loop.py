@@ -17,7 +17,7 @@ from scheduler.simulation.kernel.engines import proceed
 from scheduler.simulation.kernel.gates import news, pump, tick
 from scheduler.simulation.kernel.gateways import BID, arrive
 from scheduler.simulation.kernel.lanes import flow, look, rest
-from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State, inner
+from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State, inner, tight
 from scheduler.simulation.kernel.tournament import set_due
 
 _TICK_S = 0.05
@@ -94,7 +94,7 @@ def _change(s: State, now_s: float) -> None:
     clock.change_s = s.changes[clock.changed, 0] if clock.changed < clock.changes else np.inf
 
 
-@inner
+@tight
 def _event(s: State, leaf: int, now_s: float) -> None:
     """An engine's next step, or news that have reached a gate."""
     if leaf < len(s.lanes):

@@ -35,6 +35,7 @@ _KINDS = {
 NAMES = tuple(_KINDS)
 _GREEDY = 0.93  # of the objective: the threshold of greedy-perfect
 _REPRICE_S = 300.0
+_SNAPSHOT_FIRST_S = 2.0
 _SLACK_S = 1e-9
 _COLUMNS = (np.int32, np.int32, np.int16, np.float32, np.bool_)  # of Arrivals, after the instants
 
@@ -175,7 +176,10 @@ class KernelRun:
         first, clock = 0, self.state.clock
         while True:
             until_s = min(self._solve_at_s, self._reprice_at_s)
-            first = advance(self.state, of, first, until_s, last)
+            # At first a snapshot comes before the curves of the same instant, later after them, as in the exact engine:
+            # so as many seconds of demand are counted as there were.
+            stop_s = until_s if until_s <= _SNAPSHOT_FIRST_S else np.nextafter(until_s, 0.0)
+            first = advance(self.state, of, first, stop_s, last)
             if first == len(of.arrival_s) and (not last or not clock["in_flight"][0]):
                 return
             self._between(until_s)

@@ -14,6 +14,8 @@ from numba import njit
 # For functions that only the kernel calls. Without reference counts: nothing here makes or keeps an array, and counting
 # would take most of the time of small functions. Without wrappers for Python: those take most of the time of compiling.
 inner = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# Inlined: a call would hand over every array of the state, which costs more than most of these functions do.
+tight = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 F, I, L = np.float64, np.int32, np.int64  # noqa: E741 - the short names keep the tables readable
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.simulation.kernel.state import WAITING, State, inner
+from scheduler.simulation.kernel.state import WAITING, State, inner, tight
 
 
-@inner
+@tight
 def set_due(s: State, leaf: int, due_s: float) -> None:
     """The next instant of ``leaf`` (inf: never), and the new winner at the root."""
     s.due_s[leaf] = due_s
@@ -18,7 +18,7 @@ def set_due(s: State, leaf: int, due_s: float) -> None:
         node >>= 1
 
 
-@inner
+@tight
 def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
     """An answer that ends at ``step``; the heap of ``lane`` has ``size`` before."""
     steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
@@ -32,7 +32,7 @@ def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
     steps[i], tickets[i] = step, ticket
 
 
-@inner
+@tight
 def pop_end(s: State, lane: int, size: int) -> int:
     """The ticket whose answer ends first; the heap of ``lane`` has ``size`` before."""
     steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
@@ -54,7 +54,7 @@ def pop_end(s: State, lane: int, size: int) -> int:
     return int(found)
 
 
-@inner
+@tight
 def _sift_up(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, i: int) -> None:
     one_usd, ticket, number = usd[i], tickets[i], numbers[i]
     while i > 0:
@@ -66,7 +66,7 @@ def _sift_up(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, i: int) 
     usd[i], tickets[i], numbers[i] = one_usd, ticket, number
 
 
-@inner
+@tight
 def _sift_down(usd: np.ndarray, tickets: np.ndarray, numbers: np.ndarray, size: int) -> None:
     one_usd, ticket, number = usd[0], tickets[0], numbers[0]
     i = 0
