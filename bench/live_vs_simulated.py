@@ -142,7 +142,8 @@ def run(trace: Path | None = None, say: Callable[[str], None] = lambda text: Non
                 runs.append(live(plan, stack)[0])
                 say(
                     f"live {number}: {len(plan.requests)} requests in {plan.seconds:.0f} s, {runs[-1].failed} failed; other "
-                    f"work took {runs[-1].others_cpu:.2f} cores"
+                    f"work took {runs[-1].others_cpu:.2f} cores; {100.0 * runs[-1].in_one_piece:.0f} % of the pool's answers "
+                    "came in one piece (more than a few: this machine was too busy to measure anything)"
                 )
                 time.sleep(_PAUSE_S)
             model = simulated(plan, load(second / "cluster.yaml"))

@@ -1,6 +1,6 @@
 """The shipped policy against the clairvoyant bound, on public traces: the grid, and what happens when things go wrong.
 
-    python -m bench.policies grid --requests 40000       every trace, load, number of gateways and age of snapshots
+    python -m bench.policies grid --requests 600000      every trace, load, number of gateways and age of snapshots
     python -m bench.policies long --requests 600000      one cell a trace, load and site, beside the best overflow rule
     python -m bench.policies robust --requests 60000     what is wrong or gone, one thing at a time
 
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from bench.disturbances import DISTURBANCES, disturbed
 from scheduler.config import load
+from scheduler.simulation import kernel
+from scheduler.simulation.kernel import KernelSettings, KernelTally
 from scheduler.simulation.mix import load_mix, resolve
 from scheduler.simulation.policies import rule
 from scheduler.simulation.regret import Judged, bound_of, judged, savings_captured
@@ -48,7 +50,7 @@ def scenarios(options: argparse.Namespace) -> Iterator[tuple[str, str, Scenario]
                     )  # fmt: skip
 
 
-def row(prices: Judged, tally: Tally) -> str:
+def row(prices: Judged, tally: Tally | KernelTally) -> str:
     """Captured, API spend over the clairvoyant's, USD above the bound, SLO; the bound may be late as often as the run was."""
     bound = bound_of(prices, 1.0 - tally.slo_attainment)
     ratio = f"{tally.usd_api / bound.usd_api:.2f}" if bound.usd_api > 0.01 * bound.usd_all_api else "-"
@@ -58,15 +60,19 @@ def row(prices: Judged, tally: Tally) -> str:
 
 
 def grid(options: argparse.Namespace) -> None:
-    """Every gateway count and snapshot age, the shipped policy."""
+    """Every gateway count and snapshot age, the shipped policy; by the compiled kernel unless ``--exact``."""
     print("| site | trace | load | gateways | snapshot s | captured | API / clairvoyant | regret USD | SLO |")
     print("|---|---|---|---|---|---|---|---|---|")
     for site, name, scenario in scenarios(options):
         prices, batches = judged(scenario), list(scenario.batches(scenario.judged))
         for gateways in GATEWAYS:
             for age_s in AGES_S:
-                settings = Settings(gateways=gateways, snapshot_age_s=age_s, seed=options.seed)
-                tally = play(scenario, rule("bid-price"), settings, scenario.judged, batches)
+                if options.exact:
+                    settings = Settings(gateways=gateways, snapshot_age_s=age_s, seed=options.seed)
+                    tally: Tally | KernelTally = play(scenario, rule("bid-price"), settings, scenario.judged, batches)
+                else:
+                    compiled = KernelSettings(gateways=gateways, snapshot_age_s=age_s, seed=options.seed)
+                    tally = kernel.play(scenario, "bid-price", settings=compiled, batches=batches)
                 cell = f"{site} | {name} | {scenario.load_factor} | {gateways} | {age_s}"
                 print(f"| {cell} | {row(prices, tally)} |", flush=True)
 
@@ -113,6 +119,7 @@ def main() -> None:
     parser.add_argument("--mix", default="heterogeneous")
     parser.add_argument("--policies", nargs="+", default=("bid-price", "overflow-queue"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--exact", action="store_true", help="grid: by the exact engine, not the compiled one")
     options = parser.parse_args()
     {"grid": grid, "long": long, "robust": robust}[options.what](options)
 

