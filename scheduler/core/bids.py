@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from scheduler.core.capacity import BidCurve, Level, room_s
 from scheduler.core.market import Policy
-from scheduler.core.value import value_curve
+from scheduler.core.value import cushioned, value_curve
 
 SAMPLES_MAX = 256
 _KEPT_MAX = 8192
@@ -152,10 +152,12 @@ class BidBook:
         if len(own) > SAMPLES_MAX or seen[-1] != len(own):  # evenly by weight: each stands for as many as the others
             picks = min(len(own), SAMPLES_MAX)
             own = [own[bisect_left(seen, seen[-1] * (i + 0.5) / picks)] for i in range(picks)]
-        return value_curve(
-            [d.usd_displaced for d in own],
-            [d.work_s * added_per_work for d in own],
-            gap_s_mean,
-            room_s(lines, level, self._policy.ttft_margin),
-            burst,
+        return cushioned(
+            value_curve(
+                [d.usd_displaced for d in own],
+                [d.work_s * added_per_work for d in own],
+                gap_s_mean,
+                room_s(lines, level, self._policy.ttft_margin),
+                burst,
+            )
         )

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 
 _POINTS_MIN, _POINTS_MAX = 32, 192
 _ROUNDS_MAX = 25
+CUSHION = 0.7
 _BURST_SHARE_MAX = 0.125  # of the longest wait: what comes at once must leave the grid some steps
 
 
@@ -67,6 +68,19 @@ def value_curve(
     # Noise of the solution must not make a longer wait look dearer than a shorter one.
     falling = np.minimum.accumulate(drain @ value)
     return BidCurve(tuple(grid.tolist()), tuple((falling - falling[0]).tolist()))
+
+
+def cushioned(curve: BidCurve | None, share: float = CUSHION) -> BidCurve | None:
+    """The same curve with prices that rise from zero over the first ``share`` of the longest wait.
+
+    V(x) takes arrivals as independent, and so thinks a short line safe from running empty. Real load comes and goes: what is
+    turned away at a short line is often missed a minute later, and what was kept too much can still be evicted.
+    """
+    if curve is None:
+        return None
+    grid, usd = np.asarray(curve.wait_s), np.asarray(curve.usd)
+    weight = np.minimum(1.0, 0.5 * (grid[1:] + grid[:-1]) / (share * grid[-1]))
+    return BidCurve(curve.wait_s, (0.0, *np.cumsum(np.diff(usd) * weight).tolist()))
 
 
 def _steps(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scheduler.core import bids
 from scheduler.core.capacity import BidCurve, Level, room_s
 from scheduler.core.market import Policy
-from scheduler.core.value import value_curve
+from scheduler.core.value import cushioned, value_curve
 from scheduler.simulation.kernel.state import DEMAND_MAX, State
 
 Floats = NDArray[np.float64]
@@ -87,4 +87,4 @@ def _curve(
         picks = min(len(own), bids.SAMPLES_MAX)
         own = own[np.searchsorted(seen, total * (np.arange(picks) + 0.5) / picks, "left")]
     usd, added_s = own[:, 1].tolist(), (own[:, 2] * added).tolist()
-    return value_curve(usd, added_s, span_s / total, room_s(levels, level, margin), burst)
+    return cushioned(value_curve(usd, added_s, span_s / total, room_s(levels, level, margin), burst))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scheduler.core.bids import SAMPLES_MAX, BidBook, Demand, Sample
 from scheduler.core.capacity import BidCurve, Level
 from scheduler.core.market import Policy
-from scheduler.core.value import value_curve
+from scheduler.core.value import cushioned, value_curve
 from tests.support.markets import POLICY
 
 URGENT, PATIENT = 1.0, 20.0
@@ -78,7 +78,8 @@ def test_a_curve_is_solved_from_rate_work_and_worth_of_what_was_heard() -> None:
     found = solved(book_of((10.0, demand), (20.0, demand)), 20.0, replicas=2, ratio=1.5)[URGENT]
     # 120 in 20 s; on two replicas a second of work is half a second of wait, and engines need half as much again.
     added_s = [0.75 * d.work_s for d in demand]
-    expected = value_curve([d.usd_displaced for d in demand], added_s, 1.0 / 6.0, POLICY.ttft_margin * URGENT)
+    curve = value_curve([d.usd_displaced for d in demand], added_s, 1.0 / 6.0, POLICY.ttft_margin * URGENT)
+    expected = cushioned(curve)
     assert found is not None
     assert expected is not None
     assert found.wait_s == expected.wait_s
@@ -164,7 +165,8 @@ def test_thousands_of_requests_are_solved_from_a_sample_of_them() -> None:
     rng = np.random.default_rng(3)
     many = [Demand(usd, work_s, URGENT) for usd, work_s in rng.lognormal(-2.0, 0.5, (4_000, 2))]
     found = solved(book_of((600.0, many), horizon_s=600.0), 600.0)[URGENT]
-    whole = value_curve([d.usd_displaced for d in many], [d.work_s for d in many], 600.0 / 4_000, 0.93, points=32)
+    curve = value_curve([d.usd_displaced for d in many], [d.work_s for d in many], 600.0 / 4_000, 0.93, points=32)
+    whole = cushioned(curve)
     assert found is not None
     assert whole is not None
     assert found.price_usd(0.4, 0.15) == pytest.approx(whole.price_usd(0.4, 0.15), rel=0.2)
