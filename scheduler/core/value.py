@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 _POINTS_MIN, _POINTS_MAX = 32, 192
 _ROUNDS_MAX = 25
-CUSHION = 0.7
+CUSHION, TRUST = 0.7, 0.9
 _BURST_SHARE_MAX = 0.125  # of the longest wait: what comes at once must leave the grid some steps
 
 
@@ -70,16 +70,17 @@ def value_curve(
     return BidCurve(tuple(grid.tolist()), tuple((falling - falling[0]).tolist()))
 
 
-def cushioned(curve: BidCurve | None, share: float = CUSHION) -> BidCurve | None:
-    """The same curve with prices that rise from zero over the first ``share`` of the longest wait.
+def cushioned(curve: BidCurve | None, share: float = CUSHION, trust: float = TRUST) -> BidCurve | None:
+    """The same curve with prices that rise over the first ``share`` of the longest wait, from nothing to ``trust`` of them.
 
     V(x) takes arrivals as independent, and so thinks a short line safe from running empty. Real load comes and goes: what is
-    turned away at a short line is often missed a minute later, and what was kept too much can still be evicted.
+    turned away at a short line is often missed a minute later, and what was kept too much can still be evicted. And where
+    all requests are worth about the same, who is turned away should follow from eviction, not from noise in the price.
     """
     if curve is None:
         return None
     grid, usd = np.asarray(curve.wait_s), np.asarray(curve.usd)
-    weight = np.minimum(1.0, 0.5 * (grid[1:] + grid[:-1]) / (share * grid[-1]))
+    weight = trust * np.minimum(1.0, 0.5 * (grid[1:] + grid[:-1]) / (share * grid[-1]))
     return BidCurve(curve.wait_s, (0.0, *np.cumsum(np.diff(usd) * weight).tolist()))
 
 

@@ -18,7 +18,7 @@ from pricing.bases import EnergyInUse, Mix
 from pricing.report import MtokPrice
 from scheduler.core import costs
 from scheduler.core.supply import FixedCost, ServiceCurve, Usage
-from tests.support.markets import NO_USE, POLICY, offer, request
+from tests.support.markets import NO_USE, NOW_S, POLICY, offer, request
 
 CLOSE = 1e-9
 
@@ -169,7 +169,7 @@ def charged_usd(curve: ServiceCurve, energy: EnergyInUse, fixed: FixedCost, usag
     floored = offer(rate=rate, curve=curve, floor=fixed)
     asked = [request(usage=usage) for usage in usages]
     terms = (costs.floor, costs.cash)
-    return sum(term(each, floored, NO_USE, POLICY) for each in asked for term in terms)
+    return sum(term(each, floored, NO_USE, POLICY, NOW_S) for each in asked for term in terms)
 
 
 CURVES = st.builds(

@@ -19,7 +19,7 @@ from pricing.report import LocalCost
 from scheduler.config.supply import Pool
 from scheduler.core import costs
 from scheduler.core.supply import Usage
-from tests.support.markets import NO_USE, POLICY, offer, request
+from tests.support.markets import NO_USE, NOW_S, POLICY, offer, request
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "costs.md"
 GPUS = 8
@@ -194,7 +194,7 @@ def test_the_standard_price_is_the_floor_and_the_cash_of_dispatch() -> None:
     assert own.hardware is not None
     floored = offer(rate=rate, curve=onprem.service_curve(own.curve), floor=onprem.fixed_cost(own.hardware, 0.1, 1.3))
     asked = request(usage=Usage(750, 0, 250))
-    usd = sum(term(asked, floored, NO_USE, POLICY) for term in (costs.floor, costs.cash))
+    usd = sum(term(asked, floored, NO_USE, POLICY, NOW_S) for term in (costs.floor, costs.cash))
     assert cost.standard_usd_per_mtok is not None
     assert cost.standard_usd_per_mtok.blended == pytest.approx(usd / 1_000 * 1e6)
     assert cost.utilization_standard == 0.4
