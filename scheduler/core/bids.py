@@ -23,6 +23,7 @@ _KEPT_MAX = 8192
 _WINDOW_S = 1.0
 _WINDOWS_MIN = 10
 _BURST_MAX = 20.0
+_GOLDEN = 0.6180339887498949  # its multiples, less their whole parts, keep step with no rhythm of the demand
 
 
 class Demand(NamedTuple):
@@ -151,13 +152,7 @@ class BidBook:
         gap_s_mean = span_s / seen[-1]
         if len(own) > SAMPLES_MAX or seen[-1] != len(own):  # evenly by weight: each stands for as many as the others
             picks = min(len(own), SAMPLES_MAX)
-            own = [own[bisect_left(seen, seen[-1] * (i + 0.5) / picks)] for i in range(picks)]
-        return cushioned(
-            value_curve(
-                [d.usd_displaced for d in own],
-                [d.work_s * added_per_work for d in own],
-                gap_s_mean,
-                room_s(lines, level, self._policy.ttft_margin),
-                burst,
-            )
-        )
+            own = [own[bisect_left(seen, seen[-1] * (i + i * _GOLDEN % 1.0) / picks)] for i in range(picks)]
+        usd, added_s = [d.usd_displaced for d in own], [d.work_s * added_per_work for d in own]
+        wait_s_max = room_s(lines, level, self._policy.ttft_margin)
+        return cushioned(value_curve(usd, added_s, gap_s_mean, wait_s_max, burst), usd, added_s)

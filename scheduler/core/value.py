@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 
 _POINTS_MIN, _POINTS_MAX = 32, 192
 _ROUNDS_MAX = 25
-CUSHION, TRUST = 0.7, 0.9
+# Over which share of the longest wait the price rises, and to what of itself: requests alike, and unlike.
+_ALIKE, _UNLIKE = (0.7, 0.9), (0.2, 1.0)
 _BURST_SHARE_MAX = 0.125  # of the longest wait: what comes at once must leave the grid some steps
 
 
@@ -70,18 +71,32 @@ def value_curve(
     return BidCurve(tuple(grid.tolist()), tuple((falling - falling[0]).tolist()))
 
 
-def cushioned(curve: BidCurve | None, share: float = CUSHION, trust: float = TRUST) -> BidCurve | None:
-    """The same curve with prices that rise over the first ``share`` of the longest wait, from nothing to ``trust`` of them.
+def cushioned(curve: BidCurve | None, usd: Sequence[float], added_s: Sequence[float]) -> BidCurve | None:
+    """The same curve with prices that rise from nothing over the first part of the longest wait.
 
     V(x) takes arrivals as independent, and so thinks a short line safe from running empty. Real load comes and goes: what is
-    turned away at a short line is often missed a minute later, and what was kept too much can still be evicted. And where
-    all requests are worth about the same, who is turned away should follow from eviction, not from noise in the price.
+    turned away at a short line is often missed a minute later, and what was kept too much can still be evicted. Where all
+    requests are worth about the same per second, little is lost by keeping one too many, and estimates differ more than
+    requests do: there the price rises later, and not to all of itself.
     """
     if curve is None:
         return None
-    grid, usd = np.asarray(curve.wait_s), np.asarray(curve.usd)
+    share, trust = _ALIKE if _alike(np.asarray(usd, float), np.asarray(added_s, float)) else _UNLIKE
+    grid, value = np.asarray(curve.wait_s), np.asarray(curve.usd)
     weight = trust * np.minimum(1.0, 0.5 * (grid[1:] + grid[:-1]) / (share * grid[-1]))
-    return BidCurve(curve.wait_s, (0.0, *np.cumsum(np.diff(usd) * weight).tolist()))
+    return BidCurve(curve.wait_s, (0.0, *np.cumsum(np.diff(value) * weight).tolist()))
+
+
+def _alike(worth: Floats, added: Floats) -> bool:
+    """Whether nine tenths of the work on offer are worth at most half as much again per second as the first tenth."""
+    usable = np.isfinite(worth) & (added > 0.0)
+    if not usable.any():
+        return True
+    density, work = worth[usable] / added[usable], added[usable]
+    order = np.argsort(density)
+    seen = np.cumsum(work[order]) / work.sum()
+    low, high = (density[order][min(np.searchsorted(seen, at), len(order) - 1)] for at in (0.1, 0.9))
+    return bool(high <= 1.5 * low)
 
 
 def _steps(

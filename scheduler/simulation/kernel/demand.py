@@ -85,6 +85,7 @@ def _curve(
     total = float(seen[-1])
     if len(own) > bids.SAMPLES_MAX or total != len(own):  # evenly by weight: each stands for as many as the others
         picks = min(len(own), bids.SAMPLES_MAX)
-        own = own[np.searchsorted(seen, total * (np.arange(picks) + 0.5) / picks, "left")]
+        at = np.arange(picks)
+        own = own[np.searchsorted(seen, total * (at + at * bids._GOLDEN % 1.0) / picks, "left")]
     usd, added_s = own[:, 1].tolist(), (own[:, 2] * added).tolist()
-    return cushioned(value_curve(usd, added_s, span_s / total, room_s(levels, level, margin), burst))
+    return cushioned(value_curve(usd, added_s, span_s / total, room_s(levels, level, margin), burst), usd, added_s)

@@ -79,7 +79,7 @@ def test_a_curve_is_solved_from_rate_work_and_worth_of_what_was_heard() -> None:
     # 120 in 20 s; on two replicas a second of work is half a second of wait, and engines need half as much again.
     added_s = [0.75 * d.work_s for d in demand]
     curve = value_curve([d.usd_displaced for d in demand], added_s, 1.0 / 6.0, POLICY.ttft_margin * URGENT)
-    expected = cushioned(curve)
+    expected = cushioned(curve, [d.usd_displaced for d in demand], added_s)
     assert found is not None
     assert expected is not None
     assert found.wait_s == expected.wait_s
@@ -166,7 +166,7 @@ def test_thousands_of_requests_are_solved_from_a_sample_of_them() -> None:
     many = [Demand(usd, work_s, URGENT) for usd, work_s in rng.lognormal(-2.0, 0.5, (4_000, 2))]
     found = solved(book_of((600.0, many), horizon_s=600.0), 600.0)[URGENT]
     curve = value_curve([d.usd_displaced for d in many], [d.work_s for d in many], 600.0 / 4_000, 0.93, points=32)
-    whole = cushioned(curve)
+    whole = cushioned(curve, [d.usd_displaced for d in many], [d.work_s for d in many])
     assert found is not None
     assert whole is not None
     assert found.price_usd(0.4, 0.15) == pytest.approx(whole.price_usd(0.4, 0.15), rel=0.2)

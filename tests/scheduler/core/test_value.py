@@ -310,15 +310,20 @@ def test_whoever_knows_that_requests_come_at_once_earns_more_from_them(wait_s_ma
         assert knowing > 1.003 * ignorant
 
 
+LINE = BidCurve((0.0, 1.0, 2.0, 3.0, 4.0), (0.0, -1.0, -2.0, -4.0, -8.0))
+
+
 def test_a_cushion_makes_a_short_line_cheap_and_leaves_a_long_one_as_it_is() -> None:
-    curve = BidCurve((0.0, 1.0, 2.0, 3.0, 4.0), (0.0, -1.0, -2.0, -4.0, -8.0))
-    soft = cushioned(curve, 0.5, 1.0)
-    doubtful = cushioned(curve, 0.5, 0.9)
+    soft = cushioned(LINE, [1.0, 2.0, 9.0], [1.0, 1.0, 1.0])
     assert soft is not None
-    assert soft.price_usd(0.0, 1.0) == pytest.approx(0.25 * 1.0)  # in the middle of the first second: half of a half
-    assert soft.price_usd(1.0, 1.0) == pytest.approx(0.75 * 1.0)
-    assert soft.price_usd(2.0, 1.0) == pytest.approx(curve.price_usd(2.0, 1.0))
-    assert soft.price_usd(3.0, 1.0) == pytest.approx(curve.price_usd(3.0, 1.0))
-    assert doubtful is not None
-    assert doubtful.price_usd(2.0, 2.0) == pytest.approx(0.9 * curve.price_usd(2.0, 2.0))
-    assert cushioned(None) is None
+    assert soft.price_usd(0.0, 1.0) == pytest.approx(0.5 / 0.8)  # in the middle of the first second of a fifth of four
+    for wait_s in (1.0, 2.0, 3.0):
+        assert soft.price_usd(wait_s, 1.0) == pytest.approx(LINE.price_usd(wait_s, 1.0))
+    assert cushioned(None, [1.0], [1.0]) is None
+
+
+def test_where_all_requests_are_worth_about_the_same_the_price_rises_later_and_to_nine_tenths() -> None:
+    alike = cushioned(LINE, [1.0, 2.2, 3.0, math.inf], [1.0, 2.0, 3.0, 1.0])
+    assert alike is not None
+    assert alike.price_usd(0.0, 1.0) == pytest.approx(0.9 * 0.5 / 2.8)
+    assert alike.price_usd(3.0, 1.0) == pytest.approx(0.9 * LINE.price_usd(3.0, 1.0))
