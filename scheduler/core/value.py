@@ -95,7 +95,7 @@ def _alike(worth: Floats, added: Floats) -> bool:
     density, work = worth[usable] / added[usable], added[usable]
     order = np.argsort(density)
     seen = np.cumsum(work[order]) / work.sum()
-    low, high = (density[order][min(np.searchsorted(seen, at), len(order) - 1)] for at in (0.1, 0.9))
+    low, high = density[order][np.minimum(np.searchsorted(seen, (0.1, 0.9)), len(order) - 1)]
     return bool(high <= 1.5 * low)
 
 
