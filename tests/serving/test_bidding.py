@@ -95,14 +95,14 @@ def town(clock: Clock) -> Town:
 
 def test_the_gate_repeats_the_price_test_with_the_curves_that_the_controller_solved(town: Town) -> None:
     town.report()
-    assert isinstance(town.verdict("before", 0.001), Granted)  # nothing is known of any scarcity yet
+    assert isinstance(town.verdict("before", 0.0001), Granted)  # nothing is known of any scarcity yet
     town.gate.state.leave("before", town.clock())
     town.want()
     town.solve()
     answer = town.report()
     assert answer.bids is not None and answer.bids.at_s == town.clock()
     assert [limit_s for limit_s, _ in answer.bids.levels] == [TTFT_S, 60.0]
-    cheap = town.verdict("cheap", 0.001)
+    cheap = town.verdict("cheap", 0.0001)
     assert isinstance(cheap, Bounced) and cheap.reason == admission.WORTH_LESS
     assert isinstance(town.verdict("dear", 1.0), Granted)
     assert isinstance(town.verdict("nowhere else", None), Granted)
@@ -131,7 +131,7 @@ def test_the_market_carries_the_lines_with_their_prices_and_when_they_were_solve
     town.controller.clear_once()
     published = town.ask()
     [capacity] = [offer.capacity for offer in published.market.offers if offer.kind == "base"]
-    assert capacity is not None and price_usd(capacity.levels, TTFT_S, 0.4) > 0.001
+    assert capacity is not None and price_usd(capacity.levels, TTFT_S, 0.4) > 0.0001
     assert published.bids.solved_at_s == {"own": town.clock()}
     assert published.bids.solve_s > 0.0
 
@@ -145,12 +145,12 @@ def test_a_controller_that_was_restarted_takes_no_price_from_a_gate_until_it_has
     assert town.report().bids is None
     town.solve()  # nobody has told of any demand: there is nothing to solve
     assert town.report().bids is None
-    assert isinstance(town.verdict("cheap", 0.001), Bounced)
+    assert isinstance(town.verdict("cheap", 0.0001), Bounced)
     town.want(usd=0.00001)
     town.report()
     town.solve()
     assert town.report().bids is not None
-    assert isinstance(town.verdict("cheap again", 0.001), Granted)
+    assert isinstance(town.verdict("cheap again", 0.0001), Granted)
 
 
 def test_demand_that_has_ended_leaves_no_price_behind(town: Town) -> None:
@@ -163,7 +163,7 @@ def test_demand_that_has_ended_leaves_no_price_behind(town: Town) -> None:
     town.solve()
     answer = town.report()
     assert answer.bids is not None and all(curve is None for _, curve in answer.bids.levels)
-    assert isinstance(town.verdict("cheap", 0.001), Granted)
+    assert isinstance(town.verdict("cheap", 0.0001), Granted)
 
 
 def test_a_pool_that_is_away_for_a_moment_keeps_its_price(town: Town) -> None:
@@ -176,7 +176,7 @@ def test_a_pool_that_is_away_for_a_moment_keeps_its_price(town: Town) -> None:
     town.solve()
     town.gate.state.heard("own-0", EngineStats(), town.clock())
     assert town.report().bids is None
-    assert isinstance(town.verdict("cheap", 0.001), Bounced)
+    assert isinstance(town.verdict("cheap", 0.0001), Bounced)
 
 
 def test_solving_does_not_stop_the_controller_from_answering(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
