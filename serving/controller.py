@@ -144,6 +144,7 @@ class Controller:
                 gated=report.gated,
                 admitted_per_s=report.admitted_per_s,
                 kv_usage=report.engine.kv_usage,
+                slots_bound=report.slots_bound,
             )
         return states
 

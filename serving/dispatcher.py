@@ -77,8 +77,7 @@ class Dispatch:
         self.reader = None  # what an earlier attempt streamed is not this one's
         book = Book(offer, started_s, services.clock)
         usd_reserved = max(quote.usd_cash, quote.usd_most)
-        work_s = offer.curve.work_s(costs.usage_at(request, offer)) if offer.capacity is not None else 0.0
-        services.view.begin(offer, request.tenant, usd_reserved, work_s)
+        services.view.begin(offer, request.tenant, usd_reserved, costs.work_s(request, offer))
         grant: Grant | None = None
         reply: Reply | None = None
         outcome: Outcome | None = None

@@ -35,7 +35,7 @@ def _bid(
         return None
     ttft_s_max, age_s = request.service_class.ttft_s_max, max(0.0, now_s - capacity.as_of_s)
     joined_s = capacity.joined_s(load.offers.get(offer.id, NO_LOAD).waiting_s(now_s), age_s)
-    added_s = offer.curve.work_s(costs.usage_at(request, offer)) / max(1, capacity.replicas)
+    added_s = costs.work_s(request, offer) / max(1, capacity.replicas)
     return {
         "wait_s": costs.wait_s(request, offer, load, now_s),
         "price_usd": price_usd(capacity.levels, ttft_s_max, added_s, age_s, joined_s),

@@ -91,7 +91,7 @@ class Reader:
         template = template_of(parsed)
         output_tokens = output_tokens_max = 0
         if endpoint != "embeddings":
-            expected = self._learned.output_tokens(account.name, template)
+            expected = self._learned.output_tokens(account.name, template, parsed.input_tokens)
             output_tokens_max = (asked_tokens or max(OUTPUT_TOKENS_GUESS, expected)) * parsed.choices
             output_tokens = min(output_tokens_max, expected * parsed.choices)
         now_s = self._clock()

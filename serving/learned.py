@@ -48,9 +48,9 @@ class Learned:
         self._lengths = OutputLengths(float(OUTPUT_TOKENS_GUESS))
         self._sessions: OrderedDict[tuple[str, str], Prefix] = OrderedDict()
 
-    def output_tokens(self, tenant: str, template: str) -> int:
-        """Expected tokens of the next answer."""
-        return max(1, round(self._lengths.expected(tenant, template)))
+    def output_tokens(self, tenant: str, template: str, input_tokens: int) -> int:
+        """Expected tokens of the next answer to an input of that length, as the gateway counts it."""
+        return max(1, round(self._lengths.expected(tenant, template, input_tokens)))
 
     def prefix(self, tenant: str, session: str, now_s: float) -> Prefix:
         """What the session's last pool still has in its cache, as far as is known."""
@@ -67,8 +67,9 @@ class Learned:
         tokens = round(max(0, usage.output_tokens - usage.reasoning_tokens) / offer.tokens_ratio)
         each = round(tokens / max(1, choices))
         is_cut = asked_tokens is not None and each >= asked_tokens
-        if not is_cut or each > self._lengths.expected(request.tenant, template):
-            self._lengths.observe(request.tenant, template, each)
+        read = request.usage.input_tokens
+        if not is_cut or each > self._lengths.expected(request.tenant, template, read):
+            self._lengths.observe(request.tenant, template, each, read)
         if request.session:
             self._remember(request, offer, Prefix(offer.id, request.usage.input_tokens + tokens, outcome.ended_s))
 

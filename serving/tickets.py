@@ -51,7 +51,7 @@ class Wants:
                 continue
             seen.add(pool)
             usd = displaced_usd(decision, quote, load)
-            work_s = offer.curve.work_s(costs.usage_at(decision.request, offer))
+            work_s = costs.work_s(decision.request, offer)
             sample = self._samples.setdefault(pool, Sample(_SAMPLES_MAX))
             sample.add(Demand(usd, work_s, decision.request.service_class.ttft_s_max))
 

@@ -107,7 +107,8 @@ class Capacity:
 
     ``gated``: a gate of ours asks again on exact state; without one the gateways' forecast is the last word, and
     ``admitted_per_s`` (replica-seconds that all gateways together send it per second) is what they forecast with.
-    ``kv_usage``: share of the KV cache in use.
+    ``kv_usage``: share of the KV cache in use. ``slots_bound``: share of the time in which slots or cache, not compute, keep
+    the line back.
     """
 
     replicas: int
@@ -120,6 +121,7 @@ class Capacity:
     gated: bool = True
     admitted_per_s: float = 0.0
     kv_usage: float = 0.0
+    slots_bound: float = 1.0
 
     def wait_s(self, ttft_s_max: float, age_s: float = 0.0, sent_s: float = 0.0) -> float:
         """Predicted wait of a new request with objective ``ttft_s_max``; ``age_s`` and ``sent_s`` as in ``price_usd``."""

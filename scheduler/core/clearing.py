@@ -31,6 +31,7 @@ class PoolObservation:
     gated: bool = True
     admitted_per_s: float = 0.0
     kv_usage: float = 0.0
+    slots_bound: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
             gated=pool.gated,
             admitted_per_s=pool.admitted_per_s,
             kv_usage=pool.kv_usage,
+            slots_bound=pool.slots_bound,
         )
         offers.append(replace(offer, healthy=pool.replicas > 0, capacity=capacity))
     return Market(market.version + 1, observation.now_s, tuple(offers), observation.leases)

@@ -26,6 +26,12 @@ def usage_at(request: Request, offer: Offer) -> Usage:
     return usage
 
 
+def work_s(request: Request, offer: Offer) -> float:
+    """Replica-seconds of the pool that the request takes from others; 0 at a provider."""
+    capacity = offer.capacity
+    return 0.0 if capacity is None else offer.curve.work_s(usage_at(request, offer), capacity.slots_bound)
+
+
 def cash(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
     """Avoidable money: the API bill, or the energy of a GPU, at this request's own token mix."""
     return offer.rate.usd(usage_at(request, offer))
@@ -61,7 +67,7 @@ def scarcity(request: Request, offer: Offer, load: Load, policy: Policy, now_s: 
     usd = price_usd(
         capacity.levels,
         request.service_class.ttft_s_max,
-        offer.curve.work_s(usage_at(request, offer)) / max(1, capacity.replicas),
+        work_s(request, offer) / max(1, capacity.replicas),
         age_s,
         capacity.joined_s(here.waiting_s(now_s), age_s),
     )

@@ -147,12 +147,15 @@ class PoolGate(Engines):
             self.calibration.ran_empty()
         return ticket.id, Bounce(reason, max(0.0, retry_after_s))
 
+    def _next(self) -> Ticket:
+        heads = [next(iter(line.tickets.values())) for line in self.lines if line.tickets]
+        return min(heads, key=lambda head: head.ttft_by_s) if len(heads) > 1 else heads[0]
+
     def pump(self, now_s: float) -> Verdicts:
         """Give engines that can begin the tickets with the earliest deadlines."""
         verdicts: Verdicts = []
         while self.waiting:
-            heads = [next(iter(line.tickets.values())) for line in self.lines if line.tickets]
-            ticket = min(heads, key=lambda head: head.ttft_by_s) if len(heads) > 1 else heads[0]
+            ticket = self._next()
             best = self._best(ticket, now_s)
             if best is None:
                 break
@@ -212,7 +215,17 @@ class PoolGate(Engines):
         late = [ticket for ticket in self.tickets() if ticket.start_by_s <= now_s] if self.waiting else []
         verdicts: Verdicts = [self._out(ticket, "waited too long", 1.0) for ticket in late]
         verdicts += self.pump(now_s)
-        return verdicts + self._make_room(0, now_s) if self.waiting else verdicts
+        if self.waiting:
+            self._look(now_s)
+            verdicts += self._make_room(0, now_s)
+        return verdicts
+
+    def _look(self, now_s: float) -> None:
+        """What keeps the line back."""
+        kv_tokens, ahead_s = self._next().kv_tokens, self._policy.grant_ahead_s
+        lanes = [lane for lane in self.lanes.values() if lane.healthy and not lane.others]
+        idle = [lane for lane in lanes if lane.backlog_s(now_s, self.calibration.prefill.value) <= ahead_s]
+        self.calibration.kept_back(sum(not lane.has_room(kv_tokens) for lane in idle), len(lanes))
 
     def heard(self, replica_id: str, healthy: bool, engine_waiting: int, now_s: float) -> Verdicts:
         """An engine's sign of life or none, and its own queue; without any engine whoever waits is sent on."""

@@ -100,11 +100,15 @@ class Lane:
         left_s = self.begun_s * ratio - (now_s - self.since_s)
         return left_s if left_s > 0.0 else 0.0
 
+    def has_room(self, kv_tokens: int) -> bool:
+        """Whether a slot is free, and as much of the KV cache."""
+        if len(self.held) >= self.slots:
+            return False
+        return not self.kv_tokens or not self.held or self.kv_held + kv_tokens <= self.kv_tokens
+
     def takes(self, kv_tokens: int, ahead_s: float, now_s: float, ratio: float) -> bool:
         """Whether one more ticket of ``kv_tokens`` may be given to it now."""
-        if not self.healthy or self.others or len(self.held) >= self.slots:
-            return False
-        if self.kv_tokens and self.held and self.kv_held + kv_tokens > self.kv_tokens:
+        if not self.healthy or self.others or not self.has_room(kv_tokens):
             return False
         took_s, begun_s = now_s - self.since_s, self.begun_s * ratio
         if begun_s - took_s > ahead_s:

@@ -5,7 +5,9 @@ All of it is bounded, starts from what the site file says, and is plain arithmet
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Iterator
 
 _RATIO_MIN, _RATIO_MAX = 0.2, 5.0
 # While nothing is seen, opinions fade: looked at every so often, over so long.
@@ -16,6 +18,7 @@ _PACE_WORK_S = 0.5  # work per engine after which the pace of a line is looked a
 _MISS_TARGET = 0.003
 _MARGIN_STEP = 0.02
 _MARGIN_MIN = 0.5
+_SLOTS_STEP = 0.01  # of some twenty looks a second, while there is a line
 
 
 class Ratio:
@@ -52,13 +55,15 @@ class Calibration:
 
     ``prefill``: seconds to first tokens over what the curve says, decoding on the side included. ``work``: replica-seconds in
     which a line that never ran empty was worked off, over the work in it. ``margin``: share of an objective to plan with.
+    ``slots_bound``: share of a line's time in which slots or KV cache kept it back, not compute.
     """
 
-    __slots__ = ("_began_s", "_began_work_s", "_faded_s", "_margin_max", "margin", "prefill", "work")
+    __slots__ = ("_began_s", "_began_work_s", "_faded_s", "_margin_max", "margin", "prefill", "slots_bound", "work")
 
     def __init__(self, margin_max: float) -> None:
         self.margin = self._margin_max = margin_max
         self.prefill, self.work = Ratio(1.0, 5.0), Ratio(2.0, 30.0)
+        self.slots_bound = 1.0  # until a line has been seen, whatever is scarcer counts
         self._faded_s = 0.0
         self._began_s: float | None = None  # since when somebody has always waited, and the work that began since
         self._began_work_s = 0.0
@@ -77,6 +82,11 @@ class Calibration:
         """Nobody waits any more, though not all of them began: the time from here on is nobody's wait."""
         self._began_s, self._began_work_s = None, 0.0
 
+    def kept_back(self, full: int, engines: int) -> None:
+        """A look at a line: ``full`` of the engines lack nothing but a slot or cache for its first ticket."""
+        if engines > 0:
+            self.slots_bound += _SLOTS_STEP * (full / engines - self.slots_bound)
+
     def rest(self, now_s: float) -> None:
         """Time passes; called at least every few seconds."""
         if now_s - self._faded_s > _REST_S:
@@ -92,30 +102,46 @@ class Calibration:
 
 
 class OutputLengths:
-    """Mean output tokens by tenant and template, shrunk towards the tenant's mean, and that towards ``guess``."""
+    """Mean output tokens by tenant, template and length of the input: shrunk towards the template's mean, that towards the
+    tenant's, and that towards ``guess``. Inputs of one template come in kinds, and each kind has answers of its own.
+    """
 
     _PRIOR = 8.0  # observations that the level above counts for
     _MEMORY = 0.98
-    _KEYS_MAX = 4096
+    _KEYS_MAX = 16384
 
     def __init__(self, guess: float) -> None:
         self._guess = guess
-        self._seen: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, int], tuple[float, float]] = OrderedDict()
 
-    def expected(self, tenant: str, template: str) -> float:
-        """Expected output tokens of the next answer."""
-        whole = self._shrunk((tenant, ""), self._guess)
-        return self._shrunk((tenant, template), whole) if template else whole
+    def expected(self, tenant: str, template: str, input_tokens: int = 0) -> float:
+        """Expected output tokens of the next answer (0 input tokens: their number is unknown)."""
+        mean = self._guess
+        for key in _levels(tenant, template, input_tokens):
+            count, total = self._seen.get(key, (0.0, 0.0))
+            mean = (total + self._PRIOR * mean) / (count + self._PRIOR)
+        return mean
 
-    def _shrunk(self, key: tuple[str, str], prior: float) -> float:
-        count, total = self._seen.get(key, (0.0, 0.0))
-        return (total + self._PRIOR * prior) / (count + self._PRIOR)
-
-    def observe(self, tenant: str, template: str, output_tokens: int) -> None:
+    def observe(self, tenant: str, template: str, output_tokens: int, input_tokens: int = 0) -> None:
         """An answer had ``output_tokens``. The least recently used keys are forgotten beyond a bound."""
-        for key in {(tenant, ""), (tenant, template)}:
+        for key in _levels(tenant, template, input_tokens):
             count, total = self._seen.get(key, (0.0, 0.0))
             self._seen[key] = (count * self._MEMORY + 1.0, total * self._MEMORY + output_tokens)
             self._seen.move_to_end(key)
         while len(self._seen) > self._KEYS_MAX:
             self._seen.popitem(last=False)
+
+
+def magnitude(input_tokens: int) -> int:
+    """Inputs whose lengths differ by less than some 40 % are of one kind: half octaves, from 1; 0 for an unknown length."""
+    return 1 + int(2.0 * math.log2(input_tokens)) if input_tokens > 0 else 0
+
+
+def _levels(tenant: str, template: str, input_tokens: int) -> Iterator[tuple[str, str, int]]:
+    """What is known of an answer, the widest group first."""
+    yield tenant, "", 0
+    if template:
+        yield tenant, template, 0
+    kind = magnitude(input_tokens)
+    if kind:
+        yield tenant, template, kind

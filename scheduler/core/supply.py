@@ -128,12 +128,14 @@ class ServiceCurve:
         """Seconds a sequence occupies its slot among ``running`` others."""
         return self.prefill_s(usage) + usage.output_tokens * self.itl_s(running)
 
-    def work_s(self, usage: Usage) -> float:
-        """Replica-seconds a request takes away from the others on a loaded replica: the scarcest of three shares.
+    def work_s(self, usage: Usage, slots_bound: float = 1.0) -> float:
+        """Replica-seconds a request takes away from the others on a loaded replica.
 
         Compute: prefill plus the slope of the ITL (economics: ``w = input/prefill + b * output``; the base of the ITL is
         paid by steps that run anyway). Slots: a full replica completes one request each ``service_s / seqs_max``. KV cache:
-        the same, where it holds fewer sequences than there are slots.
+        the same, where it holds fewer sequences than there are slots. One of them is scarce at a time, and which one is a
+        matter of everybody's lengths, not of this request's: ``slots_bound`` is the share of the time in which slots or
+        cache keep the line back; where nobody knows it (1), the scarcer of the two counts.
         """
         prefill_s = (usage.input_tokens - usage.cached_tokens) / self.prefill_tokens_per_s
         running: float = self.seqs_max
@@ -143,7 +145,7 @@ class ServiceCurve:
                 running = fit if fit > 1.0 else 1.0
         compute_s = prefill_s + usage.output_tokens * self.itl_per_seq_s
         held_s = (prefill_s + usage.output_tokens * (self.itl_base_s + self.itl_per_seq_s * running)) / running
-        return compute_s if compute_s > held_s else held_s
+        return compute_s if compute_s > held_s else compute_s + slots_bound * (held_s - compute_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def ticket(
         hold_s = min(hold_s, objective_s)
     return Ticket(
         id=ticket_id,
-        work_s=offer.curve.work_s(usage),
+        work_s=costs.work_s(request, offer),
         usd_displaced=usd,
         arrived_s=now_s,
         start_by_s=now_s + max(0.0, hold_s),

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from scheduler.core.admission import Bounce, Ticket
 from scheduler.core.bids import Demand, Sample
-from scheduler.core.costs import usage_at
+from scheduler.core.costs import work_s
 from scheduler.core.dispatch import Attempt, decide, next_attempt
 from scheduler.core.learning import OutputLengths
 from scheduler.core.market import Decision, Market, Outcome, Policy, Quote, Request, Status
@@ -77,7 +77,9 @@ class SimulatedGateway:
     def arrive(self, request_id: str, row: Row, profile: Profile, now_s: float) -> None:
         """A request comes in: decided once, then tried."""
         rule, tenant, template = self._rule, profile.tenant, profile.name
-        expected: float = row.output_tokens if rule.knows_lengths else self.lengths.expected(tenant, template)
+        expected: float = row.output_tokens
+        if not rule.knows_lengths:
+            expected = self.lengths.expected(tenant, template, row.input_tokens)
         prefix_offer, prefix_tokens = self._sessions.get(row.session, ("", 0)) if row.session else ("", 0)
         request = Request(
             id=request_id,
@@ -111,8 +113,7 @@ class SimulatedGateway:
             if offer.capacity is not None and pool not in seen:
                 seen.add(pool)
                 usd = displaced_usd(decision, quote, self.standing.load)
-                work_s = offer.curve.work_s(usage_at(request, offer))
-                self.samples.setdefault(pool, Sample()).add(Demand(usd, work_s, limit_s))
+                self.samples.setdefault(pool, Sample()).add(Demand(usd, work_s(request, offer), limit_s))
 
     def advance(self, journey: Journey, now_s: float) -> None:
         """The next attempt, or the end."""
@@ -124,9 +125,8 @@ class SimulatedGateway:
         quote, request = step.quote, journey.request
         offer = quote.offer
         journey.quote, journey.started_s, journey.ttft_s = quote, now_s, None
-        expected = usage_at(request, offer)
-        work_s = offer.curve.work_s(expected)
-        standing.begin(offer, request.tenant, max(quote.usd_cash, quote.usd_most), work_s, now_s)
+        reserved = max(quote.usd_cash, quote.usd_most)
+        standing.begin(offer, request.tenant, reserved, work_s(request, offer), now_s)
         if offer.capacity is None:
             self._world.ask(journey, now_s)
             return
@@ -185,7 +185,8 @@ class SimulatedGateway:
         reserved = max(quote.usd_cash, quote.usd_most)
         self.standing.end(offer, request.tenant, reserved, outcome, offer.curve.prefill_s(request.usage))
         if status == "complete":
-            self.lengths.observe(request.tenant, journey.template, journey.usage.output_tokens)
+            usage = journey.usage
+            self.lengths.observe(request.tenant, journey.template, usage.output_tokens, usage.input_tokens)
             if request.session and self._caches:
                 self._remember(request.session, offer, journey.usage)
             self._world.ended(journey, now_s)

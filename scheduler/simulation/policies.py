@@ -96,9 +96,7 @@ def _static_price(usd_per_replica_s: float) -> Soft:
     """A constant shadow price on work, as a planner would compute it once."""
 
     def scarcity(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
-        if offer.capacity is None:
-            return 0.0
-        return usd_per_replica_s * offer.curve.work_s(costs.usage_at(request, offer))
+        return usd_per_replica_s * costs.work_s(request, offer)
 
     return (*_BUT_SCARCITY, ("scarcity", scarcity))
 

@@ -104,6 +104,7 @@ class SimulatedPool:
             gated=self.gated,
             admitted_per_s=self.admitted_per_s,
             kv_usage=kv_held / kv_tokens if kv_tokens else 0.0,
+            slots_bound=gate.calibration.slots_bound,
         )
 
 

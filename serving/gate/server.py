@@ -191,6 +191,7 @@ class GateServer:
             levels=state.levels(now),
             ratio=state.pool.calibration.work.value,
             admitted_per_s=state.admitted_per_s(now),
+            slots_bound=state.pool.calibration.slots_bound,
             gated=state.holds,
             bids_at_s=state.bids_at_s,
         )

@@ -127,7 +127,8 @@ class GateReport(msgspec.Struct, frozen=True):
     Until it is ``surveyed``, its counts of replicas and slots are of those heard so far, which may be none yet.
     ``levels``: TTFT objective, wait at the end of its line in seconds, and its load; none without an engine. ``ratio``:
     seconds of work that engines need over those of the curve. ``admitted_per_s``: calibrated replica-seconds that enter
-    per second. ``bids_at_s``: which bid curves it has, by the controller's clock when they were solved; 0 for none.
+    per second. ``slots_bound``: share of a line's time in which slots or cache keep it back. ``bids_at_s``: which bid
+    curves it has, by the controller's clock when they were solved; 0 for none.
     """
 
     pool: str
@@ -142,6 +143,7 @@ class GateReport(msgspec.Struct, frozen=True):
     levels: tuple[tuple[float, float, float], ...] = ()
     ratio: float = 1.0
     admitted_per_s: float = 0.0
+    slots_bound: float = 1.0
     gated: bool = True
     bids_at_s: float = 0.0
 

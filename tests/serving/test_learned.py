@@ -36,26 +36,26 @@ def chat(*messages: dict[str, Any]) -> str:
 
 def test_lengths_are_learnt_by_tenant_and_template_and_begin_with_the_guess() -> None:
     learned = Learned()
-    assert learned.output_tokens("t", "a") == OUTPUT_TOKENS_GUESS
+    assert learned.output_tokens("t", "a", 100) == OUTPUT_TOKENS_GUESS
     for _ in range(200):
         answered(learned, 10, "a")
         answered(learned, 1000, "b")
-    assert learned.output_tokens("t", "a") < 100
-    assert learned.output_tokens("t", "b") > 900
-    assert 100 < learned.output_tokens("t", "never seen") < 900
-    assert learned.output_tokens("somebody else", "a") == OUTPUT_TOKENS_GUESS
+    assert learned.output_tokens("t", "a", 100) < 100
+    assert learned.output_tokens("t", "b", 100) > 900
+    assert 100 < learned.output_tokens("t", "never seen", 100) < 900
+    assert learned.output_tokens("somebody else", "a", 100) == OUTPUT_TOKENS_GUESS
 
 
 def test_only_measured_and_whole_answers_teach() -> None:
     learned = Learned()
     answered(learned, 1, measured=False)
     answered(learned, 5, asked=5)  # cut short: it would have been longer
-    assert learned.output_tokens("t", "a") == OUTPUT_TOKENS_GUESS
+    assert learned.output_tokens("t", "a", 100) == OUTPUT_TOKENS_GUESS
     answered(learned, 5, asked=6)
-    assert learned.output_tokens("t", "a") < OUTPUT_TOKENS_GUESS
-    before = learned.output_tokens("t", "c")
+    assert learned.output_tokens("t", "a", 100) < OUTPUT_TOKENS_GUESS
+    before = learned.output_tokens("t", "c", 100)
     answered(learned, 5000, "c", asked=5000)
-    assert learned.output_tokens("t", "c") > before
+    assert learned.output_tokens("t", "c", 100) > before
 
 
 def test_lengths_are_of_one_choice_in_the_gateways_tokens_and_without_reasoning() -> None:
@@ -65,7 +65,7 @@ def test_lengths_are_of_one_choice_in_the_gateways_tokens_and_without_reasoning(
     for _ in range(300):
         outcome = Outcome(odd.id, "complete", NOW_S, NOW_S, usage, 0.0, measured=True)
         learned.answered(request(), "a", 4, None, odd, outcome)
-    assert learned.output_tokens("t", "a") == pytest.approx((900 - 100) / 2.0 / 4, rel=0.3)
+    assert learned.output_tokens("t", "a", 100) == pytest.approx((900 - 100) / 2.0 / 4, rel=0.3)
 
 
 def test_the_template_is_the_first_system_or_developer_message_and_nothing_of_its_text() -> None:

@@ -5,41 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from scheduler.core import capacity, gate
-from scheduler.simulation.kernel.lanes import began, begun, best, flow, give, look, served
+from scheduler.simulation.kernel.lanes import began, begun, best, flow, give, look, served, watch
 from scheduler.simulation.kernel.ledger import free, in_time_here, send_on
+from scheduler.simulation.kernel.prices import price
 from scheduler.simulation.kernel.state import NOBODY, WAITING, State, inner, tight
 from scheduler.simulation.kernel.tournament import least_worth, may_leave
 
 _ROUNDS, _SERVICE_WEIGHT = capacity._ROUNDS, gate._SERVICE_WEIGHT
-
-
-@tight
-def value(s: State, line_row: int, x_s: float) -> float:
-    """V(x) of a line (USD), flat beyond both ends."""
-    line = s.lines[line_row]
-    place = x_s / line.step_s
-    if place <= 0.0:
-        return float(s.bid_usd[line_row, 0])
-    if place >= line.points - 1:
-        return float(s.bid_usd[line_row, line.points - 1])
-    i = int(place)
-    low = s.bid_usd[line_row, i]
-    return float(low + (s.bid_usd[line_row, i + 1] - low) * (place - i))
-
-
-@tight
-def price(s: State, line_row: int, added_s: float, age_s: float, sent_s: float, seen: bool) -> float:
-    """Bid price (USD) of ``added_s`` for who joins this line: the dearest of it and the slower ones.
-
-    ``seen``: as of the last snapshot instead of now; ``age_s`` and ``sent_s`` as in ``scheduler.core.capacity``.
-    """
-    usd = 0.0
-    for row in range(line_row, s.pools[s.lines[line_row].pool].line_end):
-        line = s.lines[row]
-        if line.points:
-            x_s = max(0.0, (line.seen_wait_s if seen else line.wait_s) - age_s) + sent_s
-            usd = max(usd, value(s, row, x_s) - value(s, row, x_s + added_s))
-    return usd
 
 
 @tight
@@ -72,16 +44,24 @@ def _out(s: State, row: int, now_s: float) -> None:
     free(s, row)
 
 
+@tight
+def _next(s: State, pool_row: int) -> int:
+    """Who is first in line: the earliest deadline."""
+    pool = s.pools[pool_row]
+    row, by_s = NOBODY, np.inf
+    for line_row in range(pool.line_first, pool.line_end):
+        head = s.lines[line_row].head
+        if head != NOBODY and (row == NOBODY or s.tickets[head].ttft_by_s < by_s):
+            row, by_s = head, s.tickets[head].ttft_by_s
+    return int(row)
+
+
 @inner
 def pump(s: State, pool_row: int, now_s: float) -> None:
     """Engines that can begin get the tickets with the earliest deadlines."""
     pool = s.pools[pool_row]
     while pool.waiting:
-        row, by_s = NOBODY, np.inf
-        for line_row in range(pool.line_first, pool.line_end):
-            head = s.lines[line_row].head
-            if head != NOBODY and (row == NOBODY or s.tickets[head].ttft_by_s < by_s):
-                row, by_s = head, s.tickets[head].ttft_by_s
+        row = _next(s, pool_row)
         ticket = s.tickets[row]
         lane_row = best(s, pool_row, ticket.kv_tokens, now_s)
         if lane_row == NOBODY:
@@ -244,4 +224,5 @@ def tick(s: State, pool_row: int, now_s: float) -> None:
             row = after
     pump(s, pool_row, now_s)
     if pool.waiting:
+        watch(s, pool_row, s.tickets[_next(s, pool_row)].kv_tokens, now_s)
         _make_room(s, pool_row, pool.line_first, now_s)

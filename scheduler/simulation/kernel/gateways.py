@@ -9,8 +9,9 @@ import numpy as np
 
 from scheduler.core import tickets
 from scheduler.simulation import policies
-from scheduler.simulation.kernel.gates import enter, price
+from scheduler.simulation.kernel.gates import enter
 from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
+from scheduler.simulation.kernel.prices import price
 from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State, inner, tight
 
 BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
@@ -37,14 +38,15 @@ def _first_token_s(s: State, offer_row: int, input_tokens: float) -> float:
 
 
 @tight
-def _work_s(offer: Any, input_tokens: float, output_tokens: float) -> float:
+def _work_s(offer: Any, input_tokens: float, output_tokens: float, slots_bound: float) -> float:
     """``ServiceCurve.work_s``."""
     prefill_s = input_tokens / offer.prefill_tokens_per_s
     running = offer.seqs_max
     if offer.kv_tokens:
         running = min(running, max(1.0, offer.kv_tokens / (input_tokens + 0.5 * output_tokens + 1.0)))
     held_s = (prefill_s + output_tokens * (offer.itl_base_s + offer.itl_per_seq_s * running)) / running
-    return float(max(prefill_s + output_tokens * offer.itl_per_seq_s, held_s))
+    compute_s = prefill_s + output_tokens * offer.itl_per_seq_s
+    return float(compute_s + slots_bound * max(0.0, held_s - compute_s))
 
 
 @tight
@@ -155,7 +157,7 @@ def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> boo
     if offer.tokens_ratio != 1.0:
         input_tokens, expected = math.ceil(input_tokens * offer.tokens_ratio), math.ceil(expected * offer.tokens_ratio)
     expected += offer.reasoning_tokens
-    work_s = _work_s(offer, input_tokens, expected)
+    work_s = _work_s(offer, input_tokens, expected, s.pools[pool_row].seen_slots_bound)
     age_s = max(0.0, now_s - (clock.clear_s - clock.snapshot_age_s))
     sent_s = max(0.0, s.sent_s[gateway, pool_row] - (now_s - s.sent_at_s[gateway, pool_row]))
     extra_usd, scarcity, api_extra_usd = _preferred(s, profile_row, work_s, sent_s, age_s, difficulty, kept)
@@ -190,7 +192,7 @@ def arrive(s: State, of: Arrivals, i: int, kept: bool) -> None:
     clock, profile_row = s.clock[0], np.int64(of.profile[i])
     input_tokens, output_tokens = float(of.input_tokens[i]), float(of.output_tokens[i])
     gateway = clock.number % clock.gateways
-    expected = output_tokens if clock.knows_lengths else expected_output(s, gateway, profile_row)
+    expected = output_tokens if clock.knows_lengths else expected_output(s, gateway, profile_row, input_tokens)
     if s.profiles[profile_row].home != NOBODY and _at_home(s, of, i, kept, expected):
         return
     api, _, _ = _elsewhere(s, profile_row, input_tokens, expected, float(of.difficulty[i]))

@@ -14,6 +14,7 @@ _PATIENCE, _FLOW_S = lanes._PATIENCE, lanes._FLOW_S
 _RATIO_MIN, _RATIO_MAX = learning._RATIO_MIN, learning._RATIO_MAX
 _PACE_WORK_S, _MARGIN_MIN = learning._PACE_WORK_S, learning._MARGIN_MIN
 _MISS_TARGET, _MARGIN_STEP = learning._MISS_TARGET, learning._MARGIN_STEP
+_SLOTS_STEP = learning._SLOTS_STEP
 _REST_S, _REST_FADE_S = learning._REST_S, learning._REST_FADE_S
 _NEW = learning.Calibration(1.0)
 PREFILL_PRIOR_S, WORK_PRIOR_S = _NEW.prefill._prior_s, _NEW.work._prior_s
@@ -125,6 +126,20 @@ def began(s: State, pool_row: int, work_s: float, now_s: float) -> None:
             pool.began_s, pool.began_work_s = -1.0, 0.0
     if pool.waiting and pool.began_s < 0.0:
         pool.began_s = now_s
+
+
+@tight
+def watch(s: State, pool_row: int, kv_tokens: float, now_s: float) -> None:
+    """A look at what keeps the line back, whose first ticket has that size: slots and cache, or compute."""
+    pool = s.pools[pool_row]
+    full = 0
+    for row in range(pool.lane_first, pool.lane_end):
+        lane = s.lanes[row]
+        if lane.healthy and lane.begun_s * pool.prefill_ratio - (now_s - lane.since_s) <= s.clock[0].grant_ahead_s:
+            no_cache = pool.kv_tokens and lane.held and lane.kv_held + kv_tokens > pool.kv_tokens
+            full += 1 if lane.held >= pool.slots or no_cache else 0
+    if pool.healthy:
+        pool.slots_bound += _SLOTS_STEP * (full / pool.healthy - pool.slots_bound)
 
 
 @tight

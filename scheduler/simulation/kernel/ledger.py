@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 
-from scheduler.core.learning import OutputLengths
+from scheduler.core.learning import OutputLengths, magnitude
 from scheduler.simulation.kernel.state import FREE, NOBODY, State, inner, tight
 
 _PRIOR, _MEMORY = OutputLengths._PRIOR, OutputLengths._MEMORY
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GUESS = 256.0
+_magnitude = tight(magnitude)
 
 
 @tight
@@ -43,19 +44,32 @@ def factor(seed: np.uint64, number: int, spread: float) -> float:
 
 
 @tight
-def expected_output(s: State, gateway: int, profile_row: int) -> float:
-    """Expected output tokens of the next answer, as one gateway has seen them."""
-    whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
-    mean = (whole[1] + _PRIOR * _GUESS) / (whole[0] + _PRIOR)
-    return max(1.0, np.rint((own[1] + _PRIOR * mean) / (own[0] + _PRIOR)))
+def _kind(s: State, input_tokens: float) -> int:
+    return int(min(_magnitude(int(input_tokens)), s.profile_lengths.shape[2] - 1))
 
 
 @tight
-def _learn(s: State, number: int, profile_row: int, output_tokens: float) -> None:
-    gateway = number % s.clock[0].gateways
+def expected_output(s: State, gateway: int, profile_row: int, input_tokens: float) -> float:
+    """Expected output tokens of the next answer, as one gateway has seen them."""
     whole, own = s.tenant_lengths[gateway, s.profiles[profile_row].tenant], s.profile_lengths[gateway, profile_row]
-    whole[0], whole[1] = whole[0] * _MEMORY + 1.0, whole[1] * _MEMORY + output_tokens
-    own[0], own[1] = own[0] * _MEMORY + 1.0, own[1] * _MEMORY + output_tokens
+    mean = (whole[1] + _PRIOR * _GUESS) / (whole[0] + _PRIOR)
+    mean = (own[0, 1] + _PRIOR * mean) / (own[0, 0] + _PRIOR)
+    kind = own[_kind(s, input_tokens)]
+    return max(1.0, np.rint((kind[1] + _PRIOR * mean) / (kind[0] + _PRIOR)))
+
+
+@tight
+def _add(seen: np.ndarray, output_tokens: float) -> None:
+    seen[0], seen[1] = seen[0] * _MEMORY + 1.0, seen[1] * _MEMORY + output_tokens
+
+
+@tight
+def _learn(s: State, number: int, profile_row: int, input_tokens: float, output_tokens: float) -> None:
+    gateway = number % s.clock[0].gateways
+    own = s.profile_lengths[gateway, profile_row]
+    _add(s.tenant_lengths[gateway, s.profiles[profile_row].tenant], output_tokens)
+    _add(own[0], output_tokens)
+    _add(own[_kind(s, input_tokens)], output_tokens)
 
 
 @tight
@@ -89,7 +103,7 @@ def answered(
     ttft_s = offer.ttft_base_s + prompt / offer.prefill_tokens_per_s
     if clock.api_spread > 0.0:
         ttft_s *= factor(clock.seed, number, clock.api_spread)
-    _learn(s, number, profile_row, output_tokens)
+    _learn(s, number, profile_row, input_tokens, output_tokens)
     _over(s, number, profile_row, now_s + ttft_s - arrived_s, 2, usd)
 
 
@@ -99,7 +113,7 @@ def in_time_here(s: State, row: int) -> None:
     ticket, clock = s.tickets[row], s.clock[0]
     clock.usd_energy += usd_of(s, s.profiles[ticket.profile].home, ticket.input_tokens, ticket.output_tokens)
     clock.local += 1
-    _learn(s, ticket.number, ticket.profile, ticket.output_tokens)
+    _learn(s, ticket.number, ticket.profile, ticket.input_tokens, ticket.output_tokens)
     _over(s, ticket.number, ticket.profile, ticket.ttft_s, 1, 0.0)
 
 

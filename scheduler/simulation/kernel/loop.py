@@ -63,6 +63,7 @@ def _clear(s: State, now_s: float) -> None:
         if clock.kind == BID:
             _report(s, pool_row, now_s)
         pool.seen_replicas, pool.seen_waiting, pool.seen_usage = pool.healthy, pool.waiting, 1.0
+        pool.seen_slots_bound = pool.slots_bound
         for gateway in range(clock.gateways):
             s.sent_s[gateway, pool_row] = 0.0
         if not pool.healthy:

@@ -60,9 +60,9 @@ POOL = _record(
     engine=("true_base_s true_per_seq_s true_per_token_s chunk_tokens kv_tokens", F),
     gate=("ttft_base_s step_base_s step_per_seq_s service_s_mean margin", F),
     prefill=("prefill_ratio prefill_actual_s prefill_predicted_s", F),
-    work=("work_ratio work_actual_s work_predicted_s began_s began_work_s faded_s", F),
+    work=("work_ratio work_actual_s work_predicted_s began_s began_work_s faded_s slots_bound", F),
     seen=("seen_waiting seen_replicas", I),
-    seen_usage=("seen_usage", F),
+    seen_shares=("seen_usage seen_slots_bound", F),
     sample=("sample_kept sample_every sample_seen", L),
     demand=("demand_head demand_kept window_head window_kept", L),
     since=("since_s", F),
@@ -115,7 +115,7 @@ class State(NamedTuple):
     sent_s: np.ndarray  # [gateways, pools]
     sent_at_s: np.ndarray
     tenant_lengths: np.ndarray  # [gateways, tenants, 2]: count and sum, both fading
-    profile_lengths: np.ndarray  # [gateways, profiles, 2]
+    profile_lengths: np.ndarray  # [gateways, profiles, 1 + kinds of input, 2]: of all inputs, and by their magnitude
     sample: np.ndarray  # [pools, SAMPLES_MAX * gateways, 3]: USD, work, TTFT objective
     demand: np.ndarray  # [pools, DEMAND_MAX, 5]: time, USD, work, TTFT objective, weight
     windows: np.ndarray  # [pools, DEMAND_MAX, 3]: end, seconds, work

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scheduler.core.learning import magnitude
 from scheduler.core.market import Policy
 from scheduler.core.supply import Offer
 from scheduler.simulation.kernel import state
@@ -18,6 +19,7 @@ from scheduler.simulation.scenario import api_offers, local_offers
 from scheduler.simulation.site import Site, gate_of
 from scheduler.simulation.sources import slower
 
+_KINDS = 1 + magnitude(2**20)  # of inputs: all longer ones are of the last
 Changes = Sequence[tuple[float, str, int]]
 
 
@@ -108,6 +110,7 @@ def state_of(
         row["margin"], row["prefill_ratio"], row["work_ratio"] = policy.ttft_margin, 1.0, 1.0
         row["prefill_actual_s"] = row["prefill_predicted_s"] = PREFILL_PRIOR_S
         row["work_actual_s"] = row["work_predicted_s"] = WORK_PRIOR_S
+        row["slots_bound"] = row["seen_slots_bound"] = 1.0
         row["began_s"] = row["since_s"] = row["faded_s"] = -1.0
         row["sample_every"], first, waiting = 1, last, waiting + spec.waiting_max
     lines["head"] = lines["tail"] = NOBODY
@@ -148,7 +151,8 @@ def _allocated(
         room_usd=np.zeros((len(lines), room)), room_ticket=np.zeros((len(lines), room), np.int32),
         room_number=np.zeros((len(lines), room), np.int64), bid_usd=np.zeros((len(lines), POINTS_MAX)),
         sent_s=np.zeros((gateways, count)), sent_at_s=np.zeros((gateways, count)),
-        tenant_lengths=np.zeros((gateways, tenants, 2)), profile_lengths=np.zeros((gateways, len(tables.profiles), 2)),
+        tenant_lengths=np.zeros((gateways, tenants, 2)),
+        profile_lengths=np.zeros((gateways, len(tables.profiles), _KINDS, 2)),
         sample=np.zeros((count, SAMPLES_MAX * gateways, 3)), demand=np.zeros((count, DEMAND_MAX, 5)),
         windows=np.zeros((count, DEMAND_MAX, 3)), changes=changes, by_profile=np.zeros((len(tables.profiles), 2)),
         api_usd=np.zeros(0), ttft_s=np.zeros(0), source=np.zeros(0, np.int8),

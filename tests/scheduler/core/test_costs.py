@@ -135,6 +135,17 @@ def test_work_is_compute_or_the_share_of_the_slots_or_of_the_cache_whichever_bin
     assert curve.work_s(usage) == pytest.approx(max(compute_s, held_s / at_once), rel=1e-9)
 
 
+@given(curves(), usages(), st.floats(0.0, 1.0))
+def test_slots_count_for_as_much_of_the_work_as_they_are_what_is_scarce(
+    curve: ServiceCurve, usage: Usage, slots_bound: float
+) -> None:
+    compute_s, scarcer_s = curve.work_s(usage, 0.0), curve.work_s(usage)
+    alone_s = (usage.input_tokens - usage.cached_tokens) / curve.prefill_tokens_per_s
+    assert compute_s == pytest.approx(alone_s + usage.output_tokens * curve.itl_per_seq_s)
+    assert compute_s <= curve.work_s(usage, slots_bound) * (1 + 1e-12)
+    assert curve.work_s(usage, slots_bound) == pytest.approx(compute_s + slots_bound * (scarcer_s - compute_s))
+
+
 @given(curves(), usages())
 def test_a_cache_that_holds_fewer_never_makes_a_request_less_work(curve: ServiceCurve, usage: Usage) -> None:
     roomy = replace(curve, kv_tokens=0).work_s(usage)

@@ -125,3 +125,27 @@ def test_the_time_that_answers_take_is_learnt_from_those_that_were_served() -> N
     entered(gate, ticket("2", at_s=4.0), now_s=4.0)
     gate.leave("2", 4.0, served=False)
     assert gate.service_s_mean == pytest.approx(2.1)
+
+
+def test_a_line_behind_full_slots_is_kept_back_by_them_and_one_behind_prompts_by_compute() -> None:
+    slots, compute = gate_of("a", slots=1, waiting_max=100), gate_of("a", slots=50, waiting_max=100)
+    for gate in (slots, compute):
+        assert gate.calibration.slots_bound == 1.0  # as long as no line was seen, whatever is scarcer counts
+        entered(gate, *(ticket(str(i), start_by_s=1e9, ttft_by_s=1e9) for i in range(40)))
+    slots.first_token("0", 0.1)  # it decodes for long, and nothing else is asked of that engine
+    for look in range(400):
+        compute.tick(0.01 * look / 400)  # the engine computes prompts all that time, with slots to spare
+        slots.tick(0.2 + 0.05 * look)
+    assert compute.calibration.slots_bound < 0.05
+    assert slots.calibration.slots_bound == 1.0
+
+
+def test_a_cache_that_is_full_keeps_a_line_back_like_slots_do() -> None:
+    gate = gate_of("a", slots=50, kv_tokens=100, waiting_max=100)
+    entered(gate, *(ticket(str(i), start_by_s=1e9, ttft_by_s=1e9, kv_tokens=60) for i in range(5)))
+    assert gate.waiting == 4
+    gate.first_token("0", 0.1)
+    gate.calibration.slots_bound = 0.0
+    for look in range(400):
+        gate.tick(0.2 + 0.05 * look)
+    assert gate.calibration.slots_bound > 0.95

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.learning import Calibration, OutputLengths, Ratio
+from scheduler.core.learning import Calibration, OutputLengths, Ratio, magnitude
 
 MARGIN_MAX = 0.93
 
@@ -249,6 +249,23 @@ def test_one_answer_moves_a_ninth_of_the_way_from_the_level_above() -> None:
     assert lengths.expected("t", "x") == pytest.approx((8 * tenant + 900) / 9)
 
 
+def test_inputs_of_a_template_that_differ_in_length_are_of_different_kinds() -> None:
+    lengths = OutputLengths(200.0)
+    for _ in range(300):
+        lengths.observe("t", "x", 330, 76)
+        lengths.observe("t", "x", 50, 720)
+    assert lengths.expected("t", "x", 80) > 290.0
+    assert lengths.expected("t", "x", 700) < 80.0
+    assert lengths.expected("t", "x", 20_000) == lengths.expected("t", "x") == pytest.approx(190.0, abs=25.0)
+
+
+@given(st.integers(1, 2**24), st.integers(1, 2**24))
+def test_longer_inputs_are_of_the_same_or_a_later_kind_and_twice_the_length_is_two_kinds_later(a: int, b: int) -> None:
+    assert magnitude(min(a, b)) <= magnitude(max(a, b))
+    assert magnitude(2 * a) - magnitude(a) in (1, 2, 3) and magnitude(4 * a) > magnitude(2 * a)
+    assert magnitude(0) == 0 < magnitude(1)
+
+
 def test_what_was_true_long_ago_is_forgotten() -> None:
     lengths = OutputLengths(100.0)
     for tokens in [1_000] * 500 + [10] * 300:
@@ -274,9 +291,9 @@ def test_an_expectation_lies_between_the_guess_and_what_was_seen(
 
 def test_only_so_many_templates_are_kept_and_the_least_used_go_first() -> None:
     lengths = OutputLengths(100.0)
-    for i in range(5_000):
+    for i in range(20_000):
         lengths.observe("t", f"template {i}", 1_000)
         lengths.observe("t", "usual", 1_000)
     assert lengths.expected("t", "usual") > 950.0
-    assert lengths.expected("t", "template 4999") > lengths.expected("t", "template 0")
+    assert lengths.expected("t", "template 19999") > lengths.expected("t", "template 0")
     assert lengths.expected("t", "template 0") == lengths.expected("t", "")
