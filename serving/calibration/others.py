@@ -59,9 +59,10 @@ class Others:
                 break
             await asyncio.sleep(_TRY_S)
         ended = seen.ended - self._before.ended - self._tally.requests
-        # The gate's state is a second or two behind: ours of the last step may still be in it, and those that failed.
+        # The gate's state is a second or two behind: ours of the last step may still be in it, and those that failed. So may
+        # others that have ended meanwhile: whoever is seen at the pool and not here came by another gateway, or was counted.
         at_pool = seen.at_pool - clients - self._tally.failed.total()
-        self.requests = max(self.requests, round(max(0.0, ended) + max(inflight, at_pool)))
+        self.requests = max(self.requests, round(max(max(0.0, ended) + inflight, at_pool)))
         return self.requests
 
     async def stop_if_any(self, clients: int) -> None:

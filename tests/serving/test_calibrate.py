@@ -315,6 +315,7 @@ def exposition(ended: int, overloaded: int, inflight: int, running: int) -> str:
         ([exposition(58, 4, 0, 0)], 2),  # turned away because of us
         ([exposition(60, 0, 2, 0)], 2),  # still in flight
         ([exposition(60, 0, 0, 9)], 5),  # of another gateway, on the same pool
+        ([exposition(61, 0, 0, 5)], 1),  # it has ended here, and the gate still tells of it
         ([exposition(0, 0, 0, 0)], 0),  # the gateway was started anew
     ],
 )
