@@ -19,7 +19,6 @@ tight = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_
 
 F, I, L = np.float64, np.int32, np.int64  # noqa: E741 - the short names keep the tables readable
 
-POINTS_MAX = 192  # of a bid curve (scheduler.core.value)
 DEMAND_MAX = 8192  # demand that is kept for the next bid curves, as scheduler.core.bids keeps it
 SAMPLES_MAX = 256  # by gateway and snapshot
 NOBODY = -1

@@ -11,9 +11,10 @@ import numpy as np
 from scheduler.core.learning import magnitude
 from scheduler.core.market import Policy
 from scheduler.core.supply import Offer
+from scheduler.core.value import POINTS_MAX
 from scheduler.simulation.kernel import state
 from scheduler.simulation.kernel.lanes import PREFILL_PRIOR_S, WORK_PRIOR_S
-from scheduler.simulation.kernel.state import DEMAND_MAX, NOBODY, POINTS_MAX, SAMPLES_MAX, State
+from scheduler.simulation.kernel.state import DEMAND_MAX, NOBODY, SAMPLES_MAX, State
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.scenario import api_offers, local_offers
 from scheduler.simulation.site import Site, gate_of
