@@ -16,7 +16,7 @@ from scheduler.simulation.policies import NAMES, rule
 from scheduler.simulation.regret import Judged, clairvoyant_rule, judged, savings_captured
 from scheduler.simulation.scenario import EPOCH_S, Scenario
 from scheduler.simulation.world import Settings, World
-from tests.support.small_worlds import Played, WatchedWorld, apis, config, own, play, poisson, scenario
+from tests.support.small_worlds import H100, Played, WatchedWorld, apis, config, own, play, poisson, scenario
 
 # One value of what tuning turns, where there is something.
 THRESHOLDS = {"overflow-queue": 0.3, "overflow-kv": 0.3, "static-price": 0.02, "quality-threshold": 0.3, "hpa": 0.8}
@@ -259,3 +259,17 @@ def test_a_world_without_requests_costs_nothing() -> None:
     scene = two_apis()
     tally = World(scene.site, scene.profiles, rule("bid-price"), scene.policy, Settings(), 0.0, 1.0).play([])
     assert (tally.requests, tally.usd_total, tally.slo_attainment) == (0, 0.0, 1.0)
+
+
+def test_answers_of_one_token_leave_no_decoding_and_the_bound_knows_it() -> None:
+    """An engine that computes nothing but short prompts does more of them than its slope for each token would allow."""
+    urgent = {"name": "interactive", "ttft_s_max": 0.5, "usd_per_ttft_miss": 0.02, "usd_per_s_waiting": 0.0}
+    roomy = H100 | {"seqs_max": 4096, "ttft_base_s": 0.0}
+    site = config(pools=[own("own", 1, curve=roomy)], providers=apis(mini=1.0), service_classes=(urgent,))
+    inputs = np.full(10_400, 8)
+    scene = scenario(site, poisson(np.random.default_rng(5), 5_200.0, inputs))
+    tally = play(scene, "all-local").tally
+    known = judged(scene)
+    bound = clairvoyant(known.requests, known.pools, 1.0 - tally.slo_attainment)
+    assert tally.local_share > 0.9
+    assert bound.usd_total <= tally.usd_total * (1.0 + 1e-9)
