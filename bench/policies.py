@@ -1,7 +1,7 @@
 """The shipped policy against the clairvoyant bound, on public traces: the grid, and what happens when things go wrong.
 
     python -m bench.policies grid --requests 600000      every trace, load, number of gateways and age of snapshots
-    python -m bench.policies long --requests 600000      one cell a trace, load and site, beside the best overflow rule
+    python -m bench.policies beside --requests 600000    one cell a trace, load and site, beside the tuned overflow rules
     python -m bench.policies robust --requests 60000     what is wrong or gone, one thing at a time
 
 Needs ../shared/data/traces. Prints Markdown, a row as soon as it is known.
@@ -77,15 +77,21 @@ def grid(options: argparse.Namespace) -> None:
                 print(f"| {cell} | {row(prices, tally)} |", flush=True)
 
 
-def long(options: argparse.Namespace) -> None:
-    """The shipped policy and the best tuned overflow rule on long parts."""
+def beside(options: argparse.Namespace) -> None:
+    """The shipped policy and overflow rules, tuned by the exact engine; played by the compiled kernel unless ``--exact``."""
     print("| site | trace | load | requests | policy | captured | API / clairvoyant | regret USD | SLO | API USD |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for site, name, scenario in scenarios(options):
         prices, batches = judged(scenario), list(scenario.batches(scenario.judged))
         for policy in options.policies:
             chosen = tuned(policy, scenario, USUAL, prices)
-            tally = play(scenario, chosen, USUAL, scenario.judged, batches)
+            if options.exact:
+                tally: Tally | KernelTally = play(scenario, chosen, USUAL, scenario.judged, batches)
+            else:
+                compiled = KernelSettings(
+                    gateways=USUAL.gateways, snapshot_age_s=USUAL.snapshot_age_s, seed=options.seed
+                )
+                tally = kernel.play(scenario, policy, chosen.threshold, settings=compiled, batches=batches)
             cell = f"{site} | {name} | {scenario.load_factor} | {len(prices)} | {policy}"
             print(f"| {cell} | {row(prices, tally)} | {tally.usd_api:.2f} |", flush=True)
 
@@ -111,17 +117,17 @@ def swing(tally: Tally) -> float:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.policies", description=__doc__)
-    parser.add_argument("what", choices=("grid", "long", "robust"))
+    parser.add_argument("what", choices=("grid", "beside", "robust"))
     parser.add_argument("--requests", type=int, default=40_000)
     parser.add_argument("--sites", nargs="+", default=SITES)
     parser.add_argument("--traces", nargs="+", default=NAMES)
     parser.add_argument("--loads", nargs="+", type=float, default=LOADS)
     parser.add_argument("--mix", default="heterogeneous")
-    parser.add_argument("--policies", nargs="+", default=("bid-price", "overflow-queue"))
+    parser.add_argument("--policies", nargs="+", default=("bid-price", "overflow-queue", "overflow-kv"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--exact", action="store_true", help="grid: by the exact engine, not the compiled one")
+    parser.add_argument("--exact", action="store_true", help="by the exact engine, not the compiled one")
     options = parser.parse_args()
-    {"grid": grid, "long": long, "robust": robust}[options.what](options)
+    {"grid": grid, "beside": beside, "robust": robust}[options.what](options)
 
 
 if __name__ == "__main__":
