@@ -57,12 +57,7 @@ class Access:
         self._labels = {label.name: None if label.zones == "any" else frozenset(label.zones) for label in config.labels}
         self._total_s_max = config.policy.bounds.total_s_max
         specs = {spec.name: spec for spec in config.service_classes}
-        self._service_classes = {
-            spec.name: ServiceClass(
-                spec.name, spec.ttft_s_max, spec.usd_per_ttft_miss, spec.usd_per_s_waiting, spec.usd_per_wrong_answer
-            )
-            for spec in config.service_classes
-        }
+        self._service_classes = {spec.name: spec.core() for spec in config.service_classes}
         self._keys: dict[str, tuple[Account, bool]] = {}
         self.accounts: dict[str, Account] = {}
         for tenant in config.tenants:

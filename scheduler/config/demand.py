@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
+from scheduler.core.market import ServiceClass
 
 # Published in README: it must never open a door that others can reach.
 DEMO_KEY_SHA256 = hashlib.sha256(b"local-demo").hexdigest()
 
 
 class ServiceClassSpec(Model):
-    """What time and errors are worth, in USD, to requests of this class."""
+    """What time and errors are worth, in USD, to requests of this class. No ``tpot_s_max``: any pace will do."""
 
     name: Name
     ttft_s_max: Positive = 5.0
     usd_per_ttft_miss: NonNegative = 0.01
+    tpot_s_max: Positive | None = None  # seconds per output token after the first
+    usd_per_tpot_miss: NonNegative = 0.01
     usd_per_s_waiting: NonNegative = 0.0001
     usd_per_wrong_answer: NonNegative = 0.01
     deadline_s: Positive = 120.0
     usd_max: Positive = 1.0
+
+    def core(self) -> ServiceClass:
+        """As decisions read it."""
+        return ServiceClass(
+            self.name,
+            self.ttft_s_max,
+            self.usd_per_ttft_miss,
+            self.usd_per_s_waiting,
+            self.usd_per_wrong_answer,
+            self.tpot_s_max or math.inf,
+            self.usd_per_tpot_miss,
+        )
 
 
 class Label(Model):

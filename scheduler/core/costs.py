@@ -1,17 +1,20 @@
 """Soft terms: ``(request, offer, load, policy, now_s) -> USD``. Their sum is the price at which an offer competes.
 
-    J = cash + scarcity + waiting + wrong_answer (+ floor)      (docs: ARCHITECTURE.md, "One currency")
+    J = cash + scarcity + waiting + pace + wrong_answer (+ floor)      (docs: ARCHITECTURE.md, "One currency")
 
 Nothing here is a weight or a score: each term is money that somebody would pay.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from scheduler.core.capacity import price_usd
 from scheduler.core.market import NO_LOAD, Load, Policy, Request
 from scheduler.core.supply import Offer, Usage
+
+_TPOT_S_OLD = 60.0
 
 Cost = Callable[[Request, Offer, Load, Policy, float], float]
 
@@ -103,6 +106,19 @@ def waiting(request: Request, offer: Offer, load: Load, policy: Policy, now_s: f
     return ttft_usd(request, ttft_s)
 
 
+def pace(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+    """The price of a missed TPOT objective, where one answer in ten was slower lately; by the curve where none was seen."""
+    service_class = request.service_class
+    if service_class.tpot_s_max == math.inf:
+        return 0.0
+    here, capacity = load.offers.get(offer.id, NO_LOAD), offer.capacity
+    tpot_s = here.tpot_s
+    if not tpot_s or now_s - here.tpot_at_s > _TPOT_S_OLD:  # who is left alone for being slow is tried again
+        running = 0.0 if capacity is None else capacity.running / max(1, capacity.replicas)
+        tpot_s = offer.curve.itl_s(running + 1.0)
+    return service_class.usd_per_tpot_miss if tpot_s > service_class.tpot_s_max else 0.0
+
+
 def wrong_answer(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
     """Expected cost of an answer that is not good enough: "hard goes to the frontier" is this term, not a rule."""
     return request.service_class.usd_per_wrong_answer * (1.0 - offer.quality.at(request.difficulty))
@@ -111,6 +127,7 @@ def wrong_answer(request: Request, offer: Offer, load: Load, policy: Policy, now
 COSTS: tuple[tuple[str, Cost], ...] = (
     ("scarcity", scarcity),
     ("waiting", waiting),
+    ("pace", pace),
     ("wrong_answer", wrong_answer),
     ("floor", floor),
 )

@@ -5,6 +5,7 @@ Units: USD, seconds, tokens; instants are Unix seconds. The supply side (offers,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -43,6 +44,8 @@ class OfferLoad(NamedTuple):
     cooldown_until_s: float = 0.0
     failures: int = 0
     ttft_ratio: float = 1.0  # EWMA of actual over predicted time to first token: slow-but-alive shows here
+    tpot_s: float = 0.0  # nine answers in ten stay below it; 0 while none was seen
+    tpot_at_s: float = 0.0
 
     def waiting_s(self, now_s: float) -> float:
         """What is left of ``sent_s``."""
@@ -63,13 +66,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class ServiceClass:
-    """What latency and errors are worth to a class of requests, in USD."""
+    """What latency and errors are worth to a class of requests, in USD. TPOT: seconds per output token after the first."""
 
     name: str
     ttft_s_max: float
     usd_per_ttft_miss: float
     usd_per_s_waiting: float
     usd_per_wrong_answer: float
+    tpot_s_max: float = math.inf
+    usd_per_tpot_miss: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,13 @@ class Decision:
 Status = Literal["complete", "bounced", "failed", "refused", "interrupted", "cancelled", "timeout"]
 
 
+def tpot_s(ttft_s: float | None, duration_s: float, usage: Usage) -> float | None:
+    """Seconds per output token after the first, of an answer that took ``duration_s`` in all."""
+    if ttft_s is None or usage.output_tokens < 2:
+        return None
+    return max(0.0, duration_s - ttft_s) / (usage.output_tokens - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended. ``refused`` is the source's verdict on the request itself (a 400): nobody else is asked.
@@ -148,6 +160,11 @@ class Outcome:
     retry_after_s: float = 0.0
     measured: bool = False  # usage came from the source, not from an estimate
 
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first; None where there is none to time."""
+        return tpot_s(self.ttft_s, self.ended_s - self.started_s, self.usage)
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
@@ -165,6 +182,11 @@ class LedgerEntry:
     ttft_s: float | None
     duration_s: float
     at_s: float
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per output token after the first; None where there is none to time."""
+        return tpot_s(self.ttft_s, self.duration_s, self.usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.core.market import LedgerEntry, Request
+from scheduler.core.market import LedgerEntry, Request, ServiceClass
 
 BUCKETS = 240
 ROWS_MAX = 4_000_000
@@ -48,7 +48,7 @@ class Tally:
         self.requests += 1
         self.bounces += bounces
         is_served = entry.status == "complete"
-        in_time = is_served and entry.ttft_s is not None and entry.ttft_s <= request.service_class.ttft_s_max
+        in_time = is_served and _is_in_time(entry, request.service_class)
         local = is_served and kind != "api"
         counts = self.by_class.setdefault(request.service_class.name, [0, 0])
         counts[1] += 1
@@ -105,3 +105,10 @@ class Tally:
         usd = np.zeros(requests)
         usd[np.asarray(self.number, int)] = self.api_usd
         return usd
+
+
+def _is_in_time(entry: LedgerEntry, service_class: ServiceClass) -> bool:
+    """Whether both objectives were met, the time to the first token and the pace of the others."""
+    if entry.ttft_s is None or entry.ttft_s > service_class.ttft_s_max:
+        return False
+    return entry.tpot_s is None or entry.tpot_s <= service_class.tpot_s_max

@@ -272,9 +272,8 @@ def test_a_step_lasts_a_minute_at_most(tmp_path: Path) -> None:
 def test_the_run_stops_after_the_step_in_which_somebody_else_asked(simulated: tuple[Running, Provider]) -> None:
     gateway, pool = simulated
     pool.call("POST", "/simulated/reset-counters")
-    process = subprocess.Popen(
-        command(gateway, "--json", "--seconds-per-step", "1"), cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    asked = command(gateway, "--json", "--seconds-per-step", "1")
+    process = subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     wait_until(lambda: pool.counters()["completed"] > 30, 60, "some prompts")
     assert gateway.chat(model="small", max_tokens=2).status == 200
     found = json.loads(process.communicate(timeout=60)[0])

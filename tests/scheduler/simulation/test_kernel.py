@@ -23,7 +23,7 @@ from scheduler.simulation.scenario import Scenario
 from scheduler.simulation.traces import Trace, trace_of
 from scheduler.simulation.workload import Workload
 from scheduler.simulation.world import Settings
-from tests.support.small_worlds import H100, apis, config, own, play, scenario
+from tests.support.small_worlds import H100, apis, config, own, play, poisson, scenario
 
 USD_SHARE, SLO, LOCAL_SHARE = 0.02, 0.005, 0.05
 USD_PER_MTOK = {"cheap": 0.2, "fair": 1.0, "dear": 5.0}
@@ -236,3 +236,11 @@ def test_a_rule_that_the_kernel_does_not_know_is_an_error() -> None:
     run.feed(batch)
     with pytest.raises(ValueError, match="ascend"):
         run.feed(batch)
+
+
+def test_a_pace_is_judged_by_the_exact_engine_alone() -> None:
+    site = config(
+        pools=[own("own", 1)], providers=apis(mini=1.0), service_classes=({"name": "paced", "tpot_s_max": 0.02},)
+    )
+    with pytest.raises(ValueError, match="paced: the kernel judges no tpot_s_max"):
+        play_kernel(scenario(site, poisson(np.random.default_rng(0), 1.0, np.full(10, 100))), "bid-price")

@@ -48,7 +48,7 @@ def problems(path: Path, config: ClusterConfig | None = None) -> list[str]:
 
 def test_a_profile_says_little_and_the_tenant_says_the_rest(write: Any) -> None:
     (profile,) = resolve(load_mix(write(mix())), cluster())
-    assert profile.service_class == ServiceClass("interactive", 5.0, 0.01, 0.0001, 0.01)
+    assert profile.service_class == ServiceClass("interactive", 5.0, 0.01, 0.0001, 0.01, usd_per_tpot_miss=0.01)
     assert profile.models is None
     assert profile.zones == {"home", "cloud"}
     assert (profile.difficulty_low, profile.difficulty_high) == (0.2, 0.2)

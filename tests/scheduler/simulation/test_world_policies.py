@@ -273,3 +273,14 @@ def test_answers_of_one_token_leave_no_decoding_and_the_bound_knows_it() -> None
     bound = clairvoyant(known.requests, known.pools, 1.0 - tally.slo_attainment)
     assert tally.local_share > 0.9
     assert bound.usd_total <= tally.usd_total * (1.0 + 1e-9)
+
+
+def test_a_pace_that_a_loaded_engine_cannot_keep_is_a_missed_objective_and_sends_requests_elsewhere() -> None:
+    paced = {"name": "paced", "ttft_s_max": 5.0, "tpot_s_max": 0.02, "usd_per_tpot_miss": 0.05}
+    site = config(pools=[own("own", 1)], providers=apis(mini=1.0), service_classes=(paced,))
+    rng = np.random.default_rng(6)
+    inputs, outputs = np.full(1500, 800), np.ceil(rng.exponential(150.0, 1500)).astype(int) + 8
+    scene = scenario(site, poisson(rng, 30.0, inputs, outputs))
+    local, shipped = play(scene, "all-local").tally, play(scene, "bid-price").tally
+    assert local.local_share == 1.0 and local.slo_attainment < 0.5
+    assert shipped.slo_attainment > 0.8 and shipped.local_share < 0.9
