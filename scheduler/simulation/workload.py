@@ -90,7 +90,7 @@ class Workload:
         assign_by: AssignBy = "request",
         requests_max: int | None = None,
         shift_s_max: float | None = None,
-        batch_requests: int = 50_000,
+        batch_requests: int = 10_000,
     ) -> None:
         self.trace, self.profiles, self.assign_by = trace, tuple(profiles), assign_by
         self.start_s, self.end_s = start_s, trace.span_s if end_s is None else min(end_s, trace.span_s)
