@@ -163,11 +163,16 @@ def segments(directory: str | Path) -> list[Path]:
 def read(directory: str | Path) -> Iterator[Line]:
     """Every readable line in order, each once: what was written twice after a failed write counts once."""
     last = 0
-    for path in segments(directory):
-        for line in _lines(path):
-            if line.seq > last:
-                last = line.seq
-                yield line
+    for line in lines(directory):
+        if line.seq > last:
+            last = line.seq
+            yield line
+
+
+def lines(directory: str | Path) -> Iterator[Line]:
+    """Every readable line as it stands, of a directory's segments or of one file."""
+    for path in [Path(directory)] if Path(directory).is_file() else segments(directory):
+        yield from _lines(path)
 
 
 def _lines(path: Path) -> Iterator[Line]:

@@ -177,6 +177,12 @@ def simulate(
     sort: Annotated[bool, typer.Option("--sort", help="Put a trace in order whose arrivals go back.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with figures there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    price_history: Annotated[
+        Path | None, typer.Option(help="Prices as they were recorded: a history's folder, or one file of its lines.")
+    ] = None,
+    price_history_from: Annotated[
+        str, typer.Option(help="The trace begins at this time of the history; else where it begins.", metavar="TIME")
+    ] = "",
 ) -> None:
     """Replay a trace through the site's policies and the rules in use elsewhere, against a clairvoyant bound.
 
@@ -184,12 +190,16 @@ def simulate(
 
     Example: baseload simulate --config examples/h100-site.yaml --mix examples/mix-heterogeneous.yaml --trace requests.csv.gz
     --load-factor 1.2 --html simulation.html
+
+    With prices that were recorded: baseload simulate --trace requests.csv.gz --price-history .baseload/prices
+    --price-history-from 2026-10-01T00:00Z
     """
     from serving.commands.simulate import Options, run
 
     asked = Options(
-        config, trace, mix, policy, load_factor, gateways, snapshot_age, seed, requests_max, chain, sort, as_json, html
-    )
+        config, trace, mix, policy, load_factor, gateways, snapshot_age, seed, requests_max, chain, sort, as_json, html,
+        price_history, price_history_from,
+    )  # fmt: skip
     raise typer.Exit(run(asked))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.core.market import Load, Policy, Request
 from scheduler.core.supply import Offer
 from scheduler.simulation.bound.bound import Bound, BoundPools, BoundRequests, clairvoyant
+from scheduler.simulation.controller import UsdFactor, offers_until
 from scheduler.simulation.policies import Rule, preference
 from scheduler.simulation.scenario import (
     EPOCH_S,
@@ -35,8 +37,14 @@ class Judged:
         return len(self.profile)
 
 
-def judged(scenario: Scenario) -> Judged:
-    """Prices, work and deadlines of every judged request, as they turn out to be: the policies' own prices and capacity."""
+def judged(scenario: Scenario, usd_factor: UsdFactor | None = None, *, billed_later: bool = False) -> Judged:
+    """Prices, work and deadlines of every judged request, as they turn out to be: the policies' own prices and capacity.
+
+    A request is priced as of its arrival, by cluster.yaml, a history and ``usd_factor`` as the controller of a world has
+    them then. That is a bound for the exact engine, where a decision is made once, at the arrival, and every attempt of it
+    costs what was quoted. The kernel bills an API when it is asked and energy when the answer ends: with ``billed_later``
+    a request is priced at the least, source by source, of its arrival and all that follows until its deadline.
+    """
     batches = list(scenario.batches(scenario.judged))
     if not batches:
         raise ValueError("the judged part of the trace has no request")
@@ -44,30 +52,70 @@ def judged(scenario: Scenario) -> Judged:
         np.concatenate([getattr(batch, name) for batch in batches])
         for name in ("arrival_s", "profile", "input_tokens", "output_tokens", "reusable_prefix_tokens")
     )
-    inputs, outputs = inputs.astype(float), outputs.astype(float)
+    tokens = _Tokens(inputs.astype(float), outputs.astype(float), reusable)
     count, names = len(arrival_s), [pool.name for pool in scenario.site.pools]
     shape = (count, len(names))
-    eligible, energy = np.zeros(shape, bool), np.zeros(shape)
+    eligible = np.zeros(shape, bool)
     prefill_s, decode_s, decode_max_s = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    elsewhere, ttft_s, late_s = np.full(count, np.inf), np.zeros(count), np.zeros(count)
+    ttft_s, late_s = np.zeros(count), np.zeros(count)
     offers = scenario.site.priced(EPOCH_S + scenario.judged.start_s).offers
     for index, of in enumerate(scenario.profiles):
         rows = np.flatnonzero(profile == index)
         ttft_s[rows], late_s[rows] = of.service_class.ttft_s_max, of.deadline_s
         for offer in local_offers(of, offers):
             pool = names.index(offer.id.partition("/")[0])
-            eligible[rows, pool] = inputs[rows] + 1 <= offer.context_tokens
-            # Where prefixes are cached the clairvoyant has an endless cache in which everything was kept.
-            cached = reusable[rows] if scenario.site.pools[pool].prefix_tokens else np.zeros(len(rows))
-            energy[rows, pool] = _usd(offer, inputs[rows] - cached, outputs[rows]) + cached * offer.rate.usd_per_cached
-            prefill_s[rows, pool], decode_s[rows, pool] = work_parts(offer.curve, inputs[rows] - cached, outputs[rows])
-            decode_max_s[rows, pool] = decode_s_max(offer.curve, outputs[rows], scenario.site.pools[pool].chunk_tokens)
-        for offer in api_offers(of, offers):
-            fits = rows[inputs[rows] + 1 <= offer.context_tokens]
-            elsewhere[fits] = np.minimum(elsewhere[fits], _usd(offer, inputs[fits], outputs[fits]))
+            uncached = tokens.inputs[rows] - _cached(scenario, pool, tokens, rows)
+            eligible[rows, pool] = tokens.inputs[rows] + 1 <= offer.context_tokens
+            prefill_s[rows, pool], decode_s[rows, pool] = work_parts(offer.curve, uncached, tokens.outputs[rows])
+            chunk_tokens = scenario.site.pools[pool].chunk_tokens
+            decode_max_s[rows, pool] = decode_s_max(offer.curve, tokens.outputs[rows], chunk_tokens)
+    ahead_s = late_s if billed_later else np.zeros(count)
+    elsewhere, energy = _least_usd(scenario, (EPOCH_S + arrival_s, ahead_s), profile, tokens, usd_factor)
+    energy[~eligible] = 0.0
     requests = BoundRequests(arrival_s, ttft_s, late_s, elsewhere, energy, prefill_s, decode_s, decode_max_s, eligible)
     replicas = np.array([float(pool.replicas_max) for pool in scenario.site.pools])
     return Judged(requests, BoundPools.fixed(replicas, scenario.judged.start_s), profile)
+
+
+class _Tokens(NamedTuple):
+    inputs: np.ndarray
+    outputs: np.ndarray
+    reusable: np.ndarray
+
+
+def _cached(scenario: Scenario, pool: int, tokens: _Tokens, rows: np.ndarray) -> np.ndarray:
+    """Where prefixes are cached the clairvoyant has an endless cache in which everything was kept."""
+    return tokens.reusable[rows] if scenario.site.pools[pool].prefix_tokens else np.zeros(len(rows))
+
+
+def _least_usd(
+    scenario: Scenario, window_s: tuple[np.ndarray, np.ndarray], profile: np.ndarray, tokens: _Tokens,
+    usd_factor: UsdFactor | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """USD of each request at the cheapest API (infinite: none), and at each pool, where they are least in its window.
+
+    ``window_s``: arrivals (Unix seconds, ascending), and for how long after them.
+    """
+    at_s, ahead_s = window_s
+    names = [pool.name for pool in scenario.site.pools]
+    elsewhere, energy = np.full(len(at_s), np.inf), np.full((len(at_s), len(names)), np.inf)
+    end_s = float((at_s + ahead_s).max())
+    eras = offers_until(scenario.site, EPOCH_S + scenario.judged.start_s, np.nextafter(end_s, np.inf), usd_factor)
+    for from_s, until_s, offers in eras:
+        low, high = np.searchsorted(at_s, (from_s - float(ahead_s.max()), until_s))
+        here = low + np.flatnonzero(at_s[low:high] + ahead_s[low:high] >= from_s)
+        for index, of in enumerate(scenario.profiles):
+            rows = here[profile[here] == index]
+            for offer in local_offers(of, offers):
+                pool = names.index(offer.id.partition("/")[0])
+                cached = _cached(scenario, pool, tokens, rows)
+                usd = _usd(offer, tokens.inputs[rows] - cached, tokens.outputs[rows])
+                energy[rows, pool] = np.minimum(energy[rows, pool], usd + cached * offer.rate.usd_per_cached)
+            for offer in api_offers(of, offers):
+                fits = rows[tokens.inputs[rows] + 1 <= offer.context_tokens]
+                usd = _usd(offer, tokens.inputs[fits], tokens.outputs[fits])
+                elsewhere[fits] = np.minimum(elsewhere[fits], usd)
+    return elsewhere, energy
 
 
 def _usd(offer: Offer, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scheduler.config import ClusterConfig
 from scheduler.core.market import Policy
 from scheduler.core.supply import Offer, ServiceCurve
 from scheduler.simulation.mix import AssignBy, Profile
+from scheduler.simulation.price_history import PriceHistory
 from scheduler.simulation.site import Site, site_of
 from scheduler.simulation.traces import Trace
 from scheduler.simulation.workload import Batch, Workload, copies_for, offered_work
@@ -74,12 +75,14 @@ def scenario_of(
     policy: Policy,
     seed: int = 0,
     requests_max: int = REQUESTS_MAX,
+    history: PriceHistory | None = None,
 ) -> Scenario:
     """Copies of ``trace`` whose local work is ``load_factor`` of the pools, cut to ``requests_max`` from its beginning.
 
-    Raises SiteError for a site without prices, ValueError where no request can be served locally.
+    ``history``: what things cost meanwhile, for a trace that begins at ``EPOCH_S``. Raises SiteError for a site without
+    prices, ValueError where no request can be served locally.
     """
-    site = site_of(config, profiles, EPOCH_S)
+    site = site_of(config, profiles, EPOCH_S, history=history)
     offers = site.priced(EPOCH_S).offers
     homes = [local_offers(profile, offers) for profile in profiles]
 

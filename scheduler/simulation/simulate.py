@@ -112,7 +112,7 @@ def simulate(
     Raises ValueError where the judged part is empty.
     """
     tell = say if say is not None else _silent
-    prices = judged(scenario)
+    prices = judged(scenario, settings.usd_factor)
     batches = list(scenario.batches(scenario.judged))
     tallies: dict[str, tuple[Rule, Tally]] = {}
     for name in names:

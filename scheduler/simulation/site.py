@@ -16,6 +16,7 @@ from scheduler.core.market import Policy
 from scheduler.core.supply import FixedCost, Offer, ServiceCurve, Usage
 from scheduler.simulation.engine import CHUNK_TOKENS
 from scheduler.simulation.mix import Profile
+from scheduler.simulation.price_history import PriceHistory, holds_until_s
 
 _TYPICAL = Usage(256, 0, 128)
 
@@ -45,16 +46,27 @@ class SitePool:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Everything about supply that does not change while a trace is played; prices may (``priced``)."""
+    """Everything about supply that does not change while a trace is played; prices may (``priced``).
+
+    With a ``history`` they are those of it, else those of cluster.yaml and the ``sheet``.
+    """
 
     config: ClusterConfig
     pools: tuple[SitePool, ...]
     ttft_s_max: tuple[float, ...]
     sheet: Sheet = EMPTY
+    history: PriceHistory | None = None
 
     def priced(self, now_s: float) -> Board:
         """Offers and fixed costs at their prices of that moment."""
-        return board.price(self.config, now_s, self.sheet)
+        return self.priced_until(now_s)[0]
+
+    def priced_until(self, now_s: float) -> tuple[Board, float]:
+        """The same, and the next instant at which a price may be another one (Unix seconds, infinity: never)."""
+        if self.history is not None:
+            return self.history.board_until(now_s)
+        priced = board.price(self.config, now_s, self.sheet)
+        return priced, holds_until_s(priced, now_s)
 
     @property
     def capacity(self) -> dict[str, float]:
@@ -62,15 +74,21 @@ class Site:
         return {pool.name: float(pool.replicas_max) for pool in self.pools}
 
 
-def site_of(config: ClusterConfig, profiles: tuple[Profile, ...], now_s: float, sheet: Sheet = EMPTY) -> Site:
+def site_of(
+    config: ClusterConfig,
+    profiles: tuple[Profile, ...],
+    now_s: float,
+    sheet: Sheet = EMPTY,
+    history: PriceHistory | None = None,
+) -> Site:
     """The site of ``config``. Raises SiteError where a source has no price: an unknown price is never a default."""
-    priced = board.price(config, now_s, sheet)
+    priced = board.price(config, now_s, sheet) if history is None else history.board_until(now_s)[0]
     if priced.unpriced:
         reasons = "; ".join(f"{offer_id}: {reason}" for offer_id, reason in sorted(priced.unpriced.items()))
         raise SiteError(f"no price is known for some sources, so that nothing can be compared ({reasons})")
     pools = tuple(_site_pool(pool, priced.offers, priced.fixed) for pool in config.pools)
     limits = tuple(sorted({profile.service_class.ttft_s_max for profile in profiles}))
-    return Site(config, pools, limits, sheet)
+    return Site(config, pools, limits, sheet, history)
 
 
 def _site_pool(pool: Pool, offers: tuple[Offer, ...], fixed: Mapping[str, FixedCost]) -> SitePool:

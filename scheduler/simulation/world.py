@@ -31,7 +31,6 @@ from scheduler.simulation.tally import Tally
 from scheduler.simulation.workload import Batch
 
 _TICK_S = 0.05
-_REPRICE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class World:
         self.gateways = [SimulatedGateway(self, rule, policy, market, caches) for _ in range(settings.gateways)]
         self.at(start_s + settings.snapshot_age_s, self._clear)
         self.at(start_s + _TICK_S, self._tick)
-        self.at(start_s + _REPRICE_S, self._reprice)
+        self.at(self.controller.reprice_s, self._reprice)
         if rule.bids:
             self.at(start_s + min(1.0, settings.bid_every_s), self._solve)
         for at_s, call in settings.calls:
@@ -146,8 +145,10 @@ class World:
         self.at(now_s + min(self.settings.bid_every_s, now_s - self.tally.from_s), self._solve)
 
     def _reprice(self, now_s: float) -> None:
-        self.controller.reprice(now_s, self.settings.usd_factor)
-        self.at(now_s + _REPRICE_S, self._reprice)
+        if self.controller.reprice(now_s, self.settings.usd_factor):
+            for gateway in self.gateways:  # what is billed is no older than what is decided by
+                gateway.publish(self.controller.market, now_s)
+        self.at(self.controller.reprice_s, self._reprice)
 
     def _tick(self, now_s: float) -> None:
         for name, pool in self.pools.items():

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,10 @@ _COPIES_MAX = 100_000
 
 
 class Options(NamedTuple):
-    """What was asked for. ``load_factor`` None: the trace as it is, in one copy."""
+    """What was asked for. ``load_factor`` None: the trace as it is, in one copy.
+
+    ``price_history_from``: the instant of the history that the trace begins at, ISO 8601; UTC where no offset is said.
+    """
 
     config: Path
     trace: Path
@@ -38,6 +42,8 @@ class Options(NamedTuple):
     sort: bool = False
     as_json: bool = False
     html: Path | None = None
+    price_history: Path | None = None
+    price_history_from: str = ""
 
 
 class InputError(ValueError):
@@ -89,7 +95,7 @@ def _simulated(options: Options) -> Iterator[Result]:
         raise InputError(f"--snapshot-age: must be above 0 s, not {options.snapshot_age_s:g}")
     if options.html is not None and not options.html.absolute().parent.is_dir():
         raise InputError(f"--html: there is no folder {options.html.parent}")
-    names = names_of(options.policy)
+    names, from_s = names_of(options.policy), _from_s(options)
 
     from scheduler.simulation.mix import default_mix, load_mix, resolve
     from scheduler.simulation.simulate import SHIPPED, simulate
@@ -104,7 +110,7 @@ def _simulated(options: Options) -> Iterator[Result]:
     bar = _Bar()
     bar.reads(options.trace)
     with bar.progress, open_trace(options.trace, sort=options.sort, progress=bar.read) as trace:
-        scenario = _scenario(config, profiles, mix.assign_by, trace, options)
+        scenario = _scenario(config, profiles, mix.assign_by, trace, options, from_s)
         runs = len(names) + (2 if options.chain and SHIPPED in names else 0)
         bar.plays(runs * scenario.requests_expected(scenario.judged))
         result = simulate(scenario, settings, names, chain=options.chain, say=bar.say)
@@ -112,18 +118,37 @@ def _simulated(options: Options) -> Iterator[Result]:
         yield result
 
 
+def _from_s(options: Options) -> float | None:
+    """The instant of the history that the trace begins at (Unix seconds), None where none is said."""
+    text = options.price_history_from
+    if not text:
+        return None
+    if options.price_history is None:
+        raise InputError("--price-history-from: says where a history begins, but there is no --price-history")
+    try:
+        said = datetime.fromisoformat(text)
+        return (said if said.tzinfo is not None else said.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise InputError(f"--price-history-from: {text!r} is no time such as 2025-10-01T06:00Z") from None
+
+
 def _scenario(
-    config: ClusterConfig, profiles: tuple[Profile, ...], assign_by: AssignBy, trace: Trace, options: Options
-) -> Scenario:
+    config: ClusterConfig, profiles: tuple[Profile, ...], assign_by: AssignBy, trace: Trace, options: Options,
+    from_s: float | None,
+) -> Scenario:  # fmt: skip
     from dataclasses import replace
 
-    from scheduler.simulation.scenario import TUNING_SHARE, Window, scenario_of
+    from scheduler.simulation import price_reader
+    from scheduler.simulation.scenario import EPOCH_S, TUNING_SHARE, Window, scenario_of
     from serving.settings import core_policy
 
-    asked = options.load_factor
+    asked, history = options.load_factor, None
+    if options.price_history is not None:
+        history = price_reader.load(options.price_history, config, EPOCH_S, trace.span_s, from_s)
     scenario = scenario_of(
-        config, profiles, assign_by, trace, asked or 1.0, core_policy(config), options.seed, options.requests_max
-    )
+        config, profiles, assign_by, trace, asked or 1.0, core_policy(config), options.seed, options.requests_max,
+        history,
+    )  # fmt: skip
     if asked is None:
         end_s = trace.span_s * min(1.0, options.requests_max / trace.requests)
         split_s = TUNING_SHARE * end_s

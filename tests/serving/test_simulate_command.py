@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import doctest
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from html_page import Page, harmless
 from typer.testing import CliRunner
 
+from pricing.book import Change
+from pricing.history import Line
+from pricing.listing import TokenPrice
+from scheduler.config import load
 from scheduler.simulation.policies import NAMES
+from scheduler.simulation.price_history import configured
 from serving.cli import app
 from serving.simulation_report import outcome
 from serving.simulation_report.bars import CostRow, cut_at
@@ -203,7 +210,7 @@ def test_one_price_for_all_is_said_to_leave_little_to_gain(trace: Path) -> None:
     assert said in " ".join(ran.out.split())
 
 
-BAD = [
+BAD: list[tuple[tuple[object, ...], str]] = [
     (("--policy", "bid-price,wishful"), f"unknown policy wishful (known: {', '.join(NAMES)}, or all)"),
     (("--policy", ","), "--policy: no policy"),
     (("--load-factor", "0"), "--load-factor: must be above 0, not 0"),
@@ -215,12 +222,16 @@ BAD = [
     (("--trace", "missing.csv"), "missing.csv: cannot be read"),
     (("--mix", "missing.yaml"), "missing.yaml: not a usable configuration"),
     (("--html", "missing/page.html"), "--html: there is no folder missing"),
+    (("--price-history", "missing"), "baseload: missing: there is no such file or folder"),
+    (("--price-history", SITE), f"{SITE.name}: has no line of a price history"),
+    (("--price-history", SITE, "--price-history-from", "noon"), "'noon' is no time such as 2025-10-01T06:00Z"),
+    (("--price-history-from", "2025-10-01"), "--price-history-from: says where a history begins, but there is no"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD, ids=lambda value: str(value)[:30])
 def test_what_cannot_be_used_is_named_and_ends_with_status_2(
-    trace: Path, arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trace: Path, arguments: tuple[object, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = simulate(*asked(trace, "--json"), *arguments)
@@ -228,6 +239,57 @@ def test_what_cannot_be_used_is_named_and_ends_with_status_2(
     assert said in ran.err
     assert "Traceback" not in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+def recorded(path: Path, factors: dict[float, float]) -> Path:
+    """The site's own prices of APIs as a history: that many times as much from each instant on (seconds after 2025)."""
+    begin_s, lines = 1_735_689_600.0, []
+    for at_s, factor in factors.items():
+        for (provider, model), entry in configured(load(SITE), begin_s).items():
+            assert isinstance(entry.price, TokenPrice)
+            standard = entry.price.rates["standard"]
+            kinds = ("usd_per_input", "usd_per_cached", "usd_per_output")
+            rate = replace(standard, **{kind: factor * getattr(standard, kind) for kind in kinds})
+            change = Change(begin_s + at_s, provider, model, "price", TokenPrice({"standard": rate}))
+            lines.append(msgspec.json.encode(Line(len(lines) + 1, change)))
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def all_api_usd(trace: Path, *more: object) -> float:
+    """USD that all-api pays to APIs; together with the energy it is what the bound pays if everything leaves that may."""
+    ran = simulate(*asked(trace, "--json", "--no-chain"), "--policy", "all-api", *more)
+    assert (ran.status, ran.err) == (0, "")
+    document = json.loads(ran.out)
+    figures = document["policies"]["all-api"]
+    assert figures["usd_total"] == pytest.approx(document["usd_all_api"])
+    return float(figures["usd_api"])
+
+
+def test_a_history_of_the_same_prices_gives_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    few = ("--json", "--policy", "bid-price,all-api", "--no-chain")
+    plain = simulate(*asked(trace), *few)
+    same = simulate(*asked(trace), *few, "--price-history", recorded(tmp_path / "h.jsonl", {0.0: 1.0, 50.0: 1.0}))
+    assert (same.status, same.err, same.out) == (0, "", plain.out)
+
+
+def test_prices_that_were_recorded_are_paid_from_the_instant_on_that_is_asked_for(trace: Path, tmp_path: Path) -> None:
+    """Twice as much from the 70th second on of a trace of two minutes, of which the last 96 s are judged."""
+    path = recorded(tmp_path / "h.jsonl", {0.0: 1.0, 70.0: 2.0})
+    usd = all_api_usd(trace)
+    risen = all_api_usd(trace, "--price-history", path)
+    assert 1.1 * usd < risen < 1.9 * usd
+    doubled = all_api_usd(trace, "--price-history", path, "--price-history-from", "2025-01-01T00:01:10")
+    assert doubled == pytest.approx(2.0 * usd)
+    before = all_api_usd(trace, "--price-history", path, "--price-history-from", "2024-12-31T23:00-01:00")
+    assert before == pytest.approx(risen)
+
+
+def test_a_history_that_ends_before_it_shall_begin_is_refused(trace: Path, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "h.jsonl", {0.0: 1.0})
+    ran = simulate(*asked(trace), "--price-history", path, "--price-history-from", "2031-01-01")
+    assert ran.status == 2
+    assert "h.jsonl: ends at 2025-01-01T00:00:00Z, before 2031-01-01T00:00:00Z" in ran.err
 
 
 def test_a_mix_that_does_not_fit_the_site_names_every_name_that_is_wrong(trace: Path) -> None:
@@ -277,6 +339,7 @@ def test_help_has_an_example() -> None:
     ran = simulate("--help")
     assert ran.status == 0
     assert "Example: baseload simulate --config" in ran.out
+    assert "--price-history .baseload/prices" in ran.out
 
 
 def test_what_the_words_promise_in_their_docstrings_holds() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from scheduler.core.market import Policy
 from scheduler.core.supply import Offer
 from scheduler.simulation import policies
+from scheduler.simulation.controller import REPRICE_S
 from scheduler.simulation.kernel import gateways
 from scheduler.simulation.kernel.demand import solve
 from scheduler.simulation.kernel.loop import advance
@@ -33,8 +34,8 @@ _KINDS = {
     "given": gateways.GIVEN,
 }
 NAMES = tuple(_KINDS)
+Priced = Callable[[float], tuple[Sequence[Offer], float]]
 _GREEDY = 0.93  # of the objective: the threshold of greedy-perfect
-_REPRICE_S = 300.0
 _SNAPSHOT_FIRST_S = 2.0
 _SLACK_S = 1e-9
 _COLUMNS = (np.int32, np.int32, np.int16, np.float32, np.bool_)  # of Arrivals, after the instants
@@ -105,14 +106,15 @@ class KernelTally:
 class KernelRun:
     """``feed`` takes batches of ascending arrivals, however they are cut; ``finish`` plays to the end of the last answer.
 
-    ``offers``: the site's at their prices; ``priced`` gives them anew every five minutes of the run. ``watch`` reads a
-    clock in seconds, and then ``solve_s`` of the tally is the time that bid prices took.
+    ``offers``: the site's at their prices; ``priced`` gives them as of an instant, and the next one at which a price may be
+    another one (both Unix seconds). ``watch`` reads a clock in seconds, and then ``solve_s`` of the tally is the time that
+    bid prices took.
     """
 
     def __init__(
         self, site: Site, profiles: Sequence[Profile], rule: str, threshold: float, policy: Policy,
         settings: KernelSettings | None = None, *, from_s: float = 0.0, offers: Sequence[Offer] | None = None,
-        priced: Callable[[float], Sequence[Offer]] | None = None, watch: Callable[[], float] | None = None,
+        priced: Priced | None = None, watch: Callable[[], float] | None = None,
     ) -> None:  # fmt: skip
         if rule not in _KINDS:
             raise KeyError(rule)
@@ -132,8 +134,10 @@ class KernelRun:
         clock["api_spread"] = settings.api_spread
         clock["seed"] = np.random.SeedSequence(settings.seed).generate_state(1, np.uint64)[0]
         self._solve_at_s = min(1.0, settings.bid_every_s) if rule == "bid-price" else math.inf
-        self._reprice_at_s = _REPRICE_S if priced is not None else math.inf
+        self._reprice_at_s = self._change_s = math.inf
         self._solves, self._solve_s, self._fed = 0, 0.0, 0
+        if priced is not None:
+            self._reprice(priced, 0.0)
 
     def feed(self, batch: Batch) -> None:
         """The next requests. Raises ValueError where they come before the last ones."""
@@ -187,8 +191,7 @@ class KernelRun:
     def _between(self, now_s: float) -> None:
         """What the controller does at ``now_s``."""
         if self._priced is not None and self._reprice_at_s <= now_s:
-            self._tables.price(self._priced(EPOCH_S + self._from_s + now_s))
-            self._reprice_at_s += _REPRICE_S
+            self._reprice(self._priced, now_s)
         if self._solve_at_s <= now_s:
             began_s = self._watch() if self._watch is not None else 0.0
             solve(self.state, self._policy, self._settings.demand_error, now_s)
@@ -196,6 +199,14 @@ class KernelRun:
             self._solves += 1
             # The first prices come soon and are made anew soon: little demand is better than none.
             self._solve_at_s = now_s + min(self._settings.bid_every_s, now_s)
+
+    def _reprice(self, priced: Priced, now_s: float) -> None:
+        changed = self._change_s - EPOCH_S - self._from_s <= now_s
+        # The instant of a change as it was given: made from the clock of the run, it might lie a little before it.
+        offers, self._change_s = priced(self._change_s if changed else EPOCH_S + self._from_s + now_s)
+        self._tables.price(offers)
+        self.state = self.state._replace(tiers=self._tables.tiers)
+        self._reprice_at_s = min(now_s + REPRICE_S, self._change_s - EPOCH_S - self._from_s)
 
 
 def play(
@@ -207,9 +218,14 @@ def play(
     Raises KeyError for a rule that the kernel does not know, ValueError for a site that it cannot play.
     """
     window = window or scenario.judged
+
+    def priced(now_s: float) -> tuple[Sequence[Offer], float]:
+        board, until_s = scenario.site.priced_until(now_s)
+        return board.offers, until_s
+
     run = KernelRun(
         scenario.site, scenario.profiles, rule, threshold, scenario.policy, settings, from_s=window.start_s,
-        priced=lambda now_s: scenario.site.priced(now_s).offers, watch=watch,
+        priced=priced, watch=watch,
     )  # fmt: skip
     for batch in scenario.batches(window) if batches is None else batches:
         run.feed(batch)

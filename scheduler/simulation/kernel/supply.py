@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,9 @@ _KINDS = 1 + magnitude(2**20)  # of inputs: all longer ones are of the last
 Changes = Sequence[tuple[float, str, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tables:
-    """What does not change while a run goes on, but for prices (``price``)."""
+    """What does not change while a run goes on, but for prices (``price``), whose ``tiers`` may become more or fewer."""
 
     profiles: np.ndarray
     offers: np.ndarray
@@ -35,9 +36,11 @@ class Tables:
 
     def price(self, offers: Sequence[Offer]) -> None:
         """New prices for the same offers in the same order. Raises ValueError if they are others."""
-        if sum(len(offer.rate.tiers) for offer in offers) != len(self.tiers) or len(offers) != len(self.offers):
+        if len(offers) != len(self.offers):
             raise ValueError("the offers are not those that the run began with")
-        place = 0
+        count, place = sum(len(offer.rate.tiers) for offer in offers), 0
+        if count != len(self.tiers):
+            self.tiers = np.zeros(count, state.TIER)
         for row, offer in zip(self.offers, offers, strict=True):
             rate = offer.rate
             for name in ("usd_per_request", "usd_per_input", "usd_per_output"):
@@ -57,7 +60,13 @@ def _thinking(prices: Any) -> float:
 
 
 def tables_of(site: Site, profiles: Sequence[Profile], offers: Sequence[Offer]) -> Tables:
-    """Profiles and offers. A profile that may use several pools uses the one that needs the least work."""
+    """Profiles and offers. A profile that may use several pools uses the one that needs the least work.
+
+    Raises ValueError for a TPOT objective, which only the exact engine judges.
+    """
+    paced = [profile.service_class.name for profile in profiles if profile.service_class.tpot_s_max < math.inf]
+    if paced:
+        raise ValueError(f"{paced[0]}: the kernel judges no tpot_s_max")
     names, rows = [pool.name for pool in site.pools], {offer.id: i for i, offer in enumerate(offers)}
     tenants = {name: i for i, name in enumerate(dict.fromkeys(profile.tenant for profile in profiles))}
     made, apis = np.zeros(len(profiles), state.PROFILE), list[int]()
