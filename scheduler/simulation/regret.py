@@ -151,11 +151,18 @@ def false_burst_usd_share(tally: Tally, bound: Bound) -> float:
     return float(usd @ kept) / total if total > 0.0 else 0.0
 
 
-def clairvoyant_rule(bound: Bound) -> Rule:
-    """The clairvoyant's choice played through the simulator: whole requests, real engines (the integer replay)."""
+def clairvoyant_rule(bound: Bound, fills: bool = False) -> Rule:
+    """The clairvoyant's choice played through the simulator: whole requests, real engines (an integer replay).
+
+    ``fills``: what the clairvoyant would buy may use what is left. What it serves itself then counts a thousand times as
+    much, and so is never what makes room.
+    """
     kept = np.minimum(1.0, bound.accepted.sum(axis=1)) >= 0.5
 
-    def prefers(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+    def chosen(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
         return 0.0 if (offer.kind != "api") == bool(kept[int(request.id)]) else 1e6
 
-    return Rule("clairvoyant-replay", preference(prefers), evicts=True, knows_lengths=True)
+    def filled(request: Request, offer: Offer, load: Load, policy: Policy, now_s: float) -> float:
+        return 1e3 * offer.rate.usd(request.usage) if offer.kind == "api" and kept[int(request.id)] else 0.0
+
+    return Rule("clairvoyant-replay", preference(filled if fills else chosen), evicts=True, knows_lengths=True)

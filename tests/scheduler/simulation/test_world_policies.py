@@ -15,6 +15,7 @@ from scheduler.simulation.bound.bound import clairvoyant
 from scheduler.simulation.policies import NAMES, rule
 from scheduler.simulation.regret import Judged, clairvoyant_rule, judged, savings_captured
 from scheduler.simulation.scenario import EPOCH_S, Scenario
+from scheduler.simulation.simulate import simulate
 from scheduler.simulation.world import Settings, World
 from tests.support.small_worlds import H100, Played, WatchedWorld, apis, config, own, play, poisson, scenario
 
@@ -284,3 +285,12 @@ def test_a_pace_that_a_loaded_engine_cannot_keep_is_a_missed_objective_and_sends
     local, shipped = play(scene, "all-local").tally, play(scene, "bid-price").tally
     assert local.local_share == 1.0 and local.slo_attainment < 0.5
     assert shipped.slo_attainment > 0.8 and shipped.local_share < 0.9
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_parts_of_the_regret_are_no_less_than_nothing_and_add_up(seed: int) -> None:
+    found = simulate(random_scene(seed), Settings(gateways=3, snapshot_age_s=1.0), ("bid-price", "all-api"))
+    assert found.regret is not None
+    parts = found.regret.relaxation_usd, found.regret.information_usd, found.regret.engineering_usd
+    assert min(parts) >= -1e-9
+    assert sum(parts) == pytest.approx(found.policies["bid-price"].tally.usd_total - found.bound.usd_total)
