@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from scheduler.core.capacity import Level, price_usd
-from scheduler.core.market import Policy
 
 
 class Ticket(NamedTuple):
@@ -75,7 +74,7 @@ NOBODY = "no healthy replica"
 EVICTED = "made room for a dearer request"
 
 
-def admit(ticket: Ticket, queue: Queue, policy: Policy, now_s: float) -> Admission:
+def admit(ticket: Ticket, queue: Queue, now_s: float) -> Admission:
     """Admit, hold or bounce ``ticket``, on exact state and at the full bid price.
 
     Bounces at once what the pool's time is dearer than, and where waiting is pointless: no replica, a full queue, a start

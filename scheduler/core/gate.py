@@ -99,7 +99,7 @@ class PoolGate(Engines):
         """A ticket arrives; its seconds of work are those of the service curve."""
         if self.knows(ticket.id):
             return []
-        verdict = admit(ticket, self.queue(ticket, now_s), self._policy, now_s)
+        verdict = admit(ticket, self.queue(ticket, now_s), now_s)
         if isinstance(verdict, Bounce):
             return [(ticket.id, verdict)]
         return self.wait(ticket, now_s)

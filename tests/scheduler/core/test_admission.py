@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler.core.admission import Admit, Bounce, Hold, Queue, Ticket, admit, is_late, least_valuable
 from scheduler.core.capacity import BidCurve, Level, price_usd
-from tests.support.markets import POLICY, levels
+from tests.support.markets import levels
 
 NOW_S = 50.0
 # A second of wait is worth 0.01 USD wherever the line ends.
@@ -55,30 +55,30 @@ def tickets(draw: st.DrawFn) -> Ticket:
 
 def test_a_free_engine_with_nobody_before_it_is_taken_at_once() -> None:
     # Even where the objective's latest start has passed: it cannot begin any sooner elsewhere.
-    assert admit(ticket(start_by_s=0.0), queue(free=True, waiting=0, waiting_max=0), POLICY, NOW_S) == Admit()
+    assert admit(ticket(start_by_s=0.0), queue(free=True, waiting=0, waiting_max=0), NOW_S) == Admit()
 
 
 def test_nobody_overtakes_those_who_wait() -> None:
-    assert admit(ticket(), queue(free=True, waiting=1), POLICY, NOW_S) == Hold(0.5)
+    assert admit(ticket(), queue(free=True, waiting=1), NOW_S) == Hold(0.5)
 
 
 @pytest.mark.parametrize(("late_s", "verdict"), [(0.499, Bounce), (0.5, Hold)])
 def test_whoever_cannot_go_later_is_held_only_where_it_can_start_in_time(late_s: float, verdict: type[Any]) -> None:
-    answer = admit(ticket(start_by_s=NOW_S + late_s), queue(), POLICY, NOW_S)
+    answer = admit(ticket(start_by_s=NOW_S + late_s), queue(), NOW_S)
     assert isinstance(answer, verdict)
     if isinstance(answer, Bounce):
         assert answer == Bounce("would start too late", 0.5)
     can_go = ticket(start_by_s=NOW_S + late_s, leave_by_s=NOW_S + 0.1)
-    assert admit(can_go, queue(), POLICY, NOW_S) == Hold(0.5)  # somebody may make room, if need be itself
+    assert admit(can_go, queue(), NOW_S) == Hold(0.5)  # somebody may make room, if need be itself
 
 
 def test_a_full_queue_bounces_with_the_time_it_would_take() -> None:
-    assert admit(ticket(), queue(waiting=8), POLICY, NOW_S) == Bounce("the pool's queue is full", 0.5)
+    assert admit(ticket(), queue(waiting=8), NOW_S) == Bounce("the pool's queue is full", 0.5)
 
 
 def test_without_a_healthy_replica_waiting_is_pointless() -> None:
     nobody = queue(replicas=0, wait_s=math.inf)
-    assert admit(ticket(usd_displaced=math.inf), nobody, POLICY, NOW_S) == Bounce("no healthy replica", 1.0)
+    assert admit(ticket(usd_displaced=math.inf), nobody, NOW_S) == Bounce("no healthy replica", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_without_a_healthy_replica_waiting_is_pointless() -> None:
     ],
 )
 def test_time_goes_to_whom_it_is_worth_its_full_price(fields: dict[str, float], verdict: type[Any]) -> None:
-    answer = admit(ticket(**({"work_s": 1.0} | fields)), queue(levels=DEAR), POLICY, NOW_S)
+    answer = admit(ticket(**({"work_s": 1.0} | fields)), queue(levels=DEAR), NOW_S)
     assert isinstance(answer, verdict)
     if isinstance(answer, Bounce):
         assert answer == Bounce("worth less than the pool's time", 0.5)
@@ -102,18 +102,18 @@ def test_time_goes_to_whom_it_is_worth_its_full_price(fields: dict[str, float], 
 
 def test_engines_slower_than_their_curve_make_the_same_work_dearer() -> None:
     asked = ticket(work_s=1.0, usd_displaced=0.007)
-    assert isinstance(admit(asked, queue(levels=DEAR, ratio=1.3), POLICY, NOW_S), Hold)
-    assert isinstance(admit(asked, queue(levels=DEAR, ratio=1.5), POLICY, NOW_S), Bounce)
+    assert isinstance(admit(asked, queue(levels=DEAR, ratio=1.3), NOW_S), Hold)
+    assert isinstance(admit(asked, queue(levels=DEAR, ratio=1.5), NOW_S), Bounce)
 
 
 def test_the_price_is_asked_even_of_those_for_whom_an_engine_is_free() -> None:
     cheap = ticket(work_s=1.0, usd_displaced=0.0)
-    assert isinstance(admit(cheap, queue(free=True, waiting=0, levels=DEAR), POLICY, NOW_S), Bounce)
+    assert isinstance(admit(cheap, queue(free=True, waiting=0, levels=DEAR), NOW_S), Bounce)
 
 
 @given(queues(), tickets())
 def test_every_verdict_has_its_reason_in_the_state(state: Queue, asked: Ticket) -> None:
-    verdict = admit(asked, state, POLICY, NOW_S)
+    verdict = admit(asked, state, NOW_S)
     worth = asked.usd_displaced - asked.usd_per_s_waiting * state.wait_s
     price = price_usd(state.levels, asked.ttft_s_max, asked.work_s * state.ratio / max(1, state.replicas))
     pays = asked.usd_displaced == math.inf or not state.levels or worth >= price
