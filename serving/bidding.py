@@ -22,7 +22,7 @@ Curves = Mapping[float, BidCurve | None]
 
 # Reports that wait for the next solving: some seconds of a hundred gateways.
 _REPORTS_MAX = 4096
-_DEMAND_MAX = 256
+DEMAND_MAX = 256  # lines of one pool in one report
 
 
 class Bidding:
@@ -39,10 +39,11 @@ class Bidding:
         self.state: BidState = NO_BIDS
 
     def heard(self, wanted: Mapping[str, Sequence[Wanted]], now_s: float) -> None:
-        """A gateway's report. What is no sensible figure, or of no pool of ours, is left out."""
+        """A gateway's report. What is no sensible figure, or of no pool of ours, is left out; how requests ended, too."""
         for pool in wanted.keys() & self._pools:
-            demand = [found for one in wanted[pool][:_DEMAND_MAX] if (found := _demand(one)) is not None]
-            self._reports.append((now_s, pool, demand))
+            decided = [one for one in wanted[pool] if not one.end][:DEMAND_MAX]
+            if decided:
+                self._reports.append((now_s, pool, [found for one in decided if (found := demand_of(one)) is not None]))
 
     async def solve(
         self,
@@ -77,7 +78,8 @@ class Bidding:
         return Bids(self.state.solved_at_s[pool], tuple(LevelBid(limit_s, bid) for limit_s, bid in curves.items()))
 
 
-def _demand(one: Wanted) -> Demand | None:
+def demand_of(one: Wanted) -> Demand | None:
+    """A line of a report as the core's type; None where it is no sensible figure."""
     if one.work_s < 0.0 or one.weight <= 0.0:
         return None
     usd = math.inf if one.usd_displaced is None else one.usd_displaced

@@ -34,20 +34,27 @@ UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 T = TypeVar("T")
 
+HERE, ELSEWHERE = "here", "elsewhere"
+
 
 class Wanted(msgspec.Struct, frozen=True, array_like=True):
-    """``scheduler.core.bids.Demand``; JSON knows no infinity: ``usd_displaced`` None can go nowhere else."""
+    """``scheduler.core.bids.Demand``; JSON knows no infinity: ``usd_displaced`` None can go nowhere else.
+
+    ``end``: '' for a request as it was decided, once for each pool that might serve it. HERE or ELSEWHERE once it is over,
+    once for all pools of one model and zone, under the cheapest of them. A gateway of before tells of no ends.
+    """
 
     usd_displaced: float | None
     work_s: float
     ttft_s_max: float
     weight: float = 1.0
+    end: str = ""
 
 
 class MarketRequest(msgspec.Struct, frozen=True):
     """A gateway asks for the market and says what it has spent and may spend (USD by tenant since it started).
 
-    ``wanted``: by pool, a sample of what its requests would displace there, since it last asked.
+    ``wanted``: by pool, a sample of what its requests would displace there, since it last asked, and of how they ended.
     """
 
     gateway: str
@@ -58,10 +65,23 @@ class MarketRequest(msgspec.Struct, frozen=True):
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """A replica says that it is there."""
+    """A replica says that it is there. ``leaves``: that it takes nothing new, since it is to go."""
 
     pool: str
     replica: ReplicaInfo
+    leaves: bool = False
+
+
+class Scaled(msgspec.Struct, frozen=True):
+    """Who deploys pools says how many replicas each has been set to; only of pools that it can scale."""
+
+    replicas: dict[str, int]
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """The answer: how many they should have. A pool that is not named stays as it is."""
+
+    replicas: dict[str, int] = {}
 
 
 class MeterReplica(msgspec.Struct, frozen=True):

@@ -25,7 +25,8 @@ from serving import control
 from serving.bidding import Bidding
 from serving.budgets import BudgetBook
 from serving.clock import now_s
-from serving.control import Announcement, MarketRequest, MeterReplica, Spent
+from serving.commitment import Commitment
+from serving.control import Announcement, Desired, MarketRequest, MeterReplica, Scaled, Spent
 from serving.gate.wire import GateAnswer, GateReport, ReplicaInfo
 from serving.price_state import PriceState
 from serving.settings import core_policy
@@ -51,6 +52,7 @@ class Controller:
         self._prices = PriceState(config, now_s())
         self.market: Market = EMPTY
         self._bidding = Bidding(self._policy, {pool.name for pool in config.pools})
+        self._commitment = Commitment(config, now_s())
         self._gates: dict[str, tuple[float, GateReport]] = {}
         self._replicas: dict[str, dict[str, tuple[float, ReplicaInfo]]] = {}
         budgets = {t.name: t.budget for t in config.tenants if t.budget is not None}
@@ -70,6 +72,8 @@ class Controller:
         app.router.add_post("/prices", self._guarded(self._priced))
         app.router.add_post("/meters", self._guarded(self._metered))
         app.router.add_post("/report", self._guarded(self._report))
+        app.router.add_post("/scale", self._guarded(self._scale))
+        app.router.add_get("/commitment", self._guarded(lambda _: self._commitment.report(now_s())))
         app.router.add_get("/healthz", self._health)
         return app
 
@@ -118,6 +122,7 @@ class Controller:
             now, self._prices.board.offers, self._pool_states(now), bids=self._bids(), stale_after_s=_GATE_TTL_S
         )
         self.market = clear(self.market, observation, self._policy)
+        self._commitment.keep(self.market, self._prices.board, self._known(now), self._living(now), now)
 
     def _bids(self) -> dict[str, Any]:
         """The curves of every pool, for each of its offers."""
@@ -164,6 +169,7 @@ class Controller:
         asked = msgspec.json.decode(body, type=MarketRequest)
         now = now_s()
         self._bidding.heard(asked.wanted, now)
+        self._commitment.heard(asked.wanted)
         leases = {}
         if self._spent is not None:
             leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
@@ -172,7 +178,8 @@ class Controller:
         published = Market(market.version, market.as_of_s, market.offers, leases)
         ratios = {pool: self._gates[pool][1].ratio for pool in gates}
         bids = msgspec.structs.replace(self._bidding.state, ratios=ratios)
-        return Published(published, gates, self._engines(now), self._prices.board.fixed, now, bids)
+        fixed, fleet = self._prices.board.fixed, self._commitment.state
+        return Published(published, gates, self._engines(now), fixed, now, bids, fleet)
 
     def _engines(self, now: float) -> dict[str, Any]:
         return {pool: report.engine for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
@@ -180,6 +187,13 @@ class Controller:
     def _living(self, now: float) -> dict[str, int]:
         """Replicas that answer their gate, by pool."""
         return {pool: report.replicas for pool, (at_s, report) in self._gates.items() if now - at_s < _GATE_TTL_S}
+
+    def _known(self, now: float) -> dict[str, dict[str, ReplicaInfo]]:
+        """Replicas that have announced themselves lately, by pool and id."""
+        return {
+            pool: {i: info for i, (heard_s, info) in known.items() if now - heard_s <= _REPLICA_TTL_S}
+            for pool, known in self._replicas.items()
+        }
 
     def _gate(self, body: bytes) -> GateAnswer:
         report = msgspec.json.decode(body, type=GateReport)
@@ -198,8 +212,16 @@ class Controller:
 
     def _replica(self, body: bytes) -> dict[str, bool]:
         announced = msgspec.json.decode(body, type=Announcement)
-        self._replicas.setdefault(announced.pool, {})[announced.replica.id] = (now_s(), announced.replica)
+        known, replica = self._replicas.setdefault(announced.pool, {}), announced.replica
+        if announced.leaves:  # its gate gives it nothing new; what it has, it finishes
+            known.pop(replica.id, None)
+        else:
+            known[replica.id] = (now_s(), replica)
         return {"ok": True}
+
+    def _scale(self, body: bytes) -> Desired:
+        """Who deploys pools asks how many replicas they should have."""
+        return self._commitment.scaled(msgspec.json.decode(body, type=Scaled), now_s())
 
     def _priced(self, body: bytes) -> dict[str, bool]:
         """The price desk's sheet."""
@@ -210,12 +232,7 @@ class Controller:
         """A node's meter reports; the answer is who runs where, so that it can say whose joules they are."""
         now = now_s()
         self._prices.metered(msgspec.json.decode(body, type=MeterReport), now)
-        return [
-            MeterReplica(pool, info)
-            for pool, known in self._replicas.items()
-            for heard_s, info in known.values()
-            if now - heard_s <= _REPLICA_TTL_S
-        ]
+        return [MeterReplica(pool, info) for pool, known in self._known(now).items() for info in known.values()]
 
     def _report(self, body: bytes) -> PriceReport:
         now = now_s()

@@ -189,6 +189,7 @@ class Gateway:
         entry = self._services.accountant.end(
             dispatch.decision, dispatch.outcomes, intake.asked, status, http_status, reason
         )
+        self._services.wants.ended(dispatch.decision, dispatch.outcomes)
         if status == "complete":
             self._learn(dispatch, intake)
         self._duration_s_mean += _DURATION_WEIGHT * (entry.duration_s - self._duration_s_mean)

@@ -60,6 +60,15 @@ BID_PRICE = Gauge(
     registry=REGISTRY,
 )
 BID_SOLVE = Gauge("baseload_bid_solve_seconds", "How long the controller's last solving took", registry=REGISTRY)
+COMMITMENT_DESIRED = Gauge(
+    "baseload_commitment_desired_replicas", "Replicas that a pool should have", ("pool",), registry=REGISTRY
+)
+COMMITMENT_ACTIONS = Counter(
+    "baseload_commitment_actions",
+    "Advice of the commitment clock, as the controller counts it; every gateway tells the same",
+    ("pool", "direction", "applied"),
+    registry=REGISTRY,
+)
 BOUNCES = Counter("baseload_gate_bounces", "Requests that a pool's gate sent on", ("pool", "reason"), registry=REGISTRY)
 COST = Gauge(
     "llm_cost_per_million_tokens",

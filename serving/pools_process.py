@@ -14,18 +14,15 @@ import aiohttp
 import msgspec
 
 from scheduler.config import ClusterConfig
-from scheduler.config.supply import Pool, RayServeLlmEngine, VllmEngine
+from scheduler.config.supply import Pool, VllmEngine
 from serving import control
 from serving.control import Announcement
+from serving.deployments import Scaler, deploy, scaled_pools
 from serving.gate.wire import ReplicaInfo
 from serving.meter_process import MeterActor, MeterSettings, settings_of
-from serving.pools import ReplicaSettings, VllmReplica, environment
-from serving.routes import model_path
 
 log = logging.getLogger("baseload.pools")
 
-_HEALTH_PERIOD_S = 2.0
-_HEALTH_TIMEOUT_S = 10.0
 _ANNOUNCE_S = 1.0
 _NODES_S = 10.0
 
@@ -77,64 +74,6 @@ def _proxy_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def deploy(config: ClusterConfig, pool: Pool, token: str) -> str | None:
-    """Deploy one pool; returns the URL to announce for pools that ``ray.serve.llm`` serves through Serve's proxy."""
-    from ray import serve
-
-    if isinstance(pool.engine, VllmEngine):
-        app: Any = _vllm_app(config, pool, pool.engine, token)
-        serve.run(app, name=pool.name, route_prefix=None)
-        return None
-    if isinstance(pool.engine, RayServeLlmEngine):
-        serve.run(_llm_app(pool.engine), name=pool.name, route_prefix=f"/{pool.name}")
-        address = serve.context._get_global_client().http_config
-        return f"http://127.0.0.1:{address.port}/{pool.name}"
-    return None
-
-
-def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str) -> Any:
-    from ray import serve
-
-    loopback = config.controller.host.startswith("127.")
-    if not loopback:
-        import ray
-
-        host = ray.util.get_node_ip_address()
-    settings = ReplicaSettings(
-        pool=pool.name,
-        model=pool.model,
-        path=model_path(config, engine.path),
-        args=engine.args,
-        adapters=[(adapter.model, model_path(config, adapter.path)) for adapter in engine.adapters],
-        host="127.0.0.1" if loopback else host,
-        controller=control.url(config),
-        token=token,
-    )
-    options = {
-        "num_cpus": engine.cpus_per_replica,
-        "num_gpus": engine.gpus_per_replica,
-        "runtime_env": {"env_vars": environment(engine.env, config.air_gapped)},
-    }
-    deployment = serve.deployment(
-        name=pool.name,
-        num_replicas=pool.replicas.min,
-        max_ongoing_requests=100_000,  # not on the request path; the gate is what bounds a pool
-        ray_actor_options=options,
-        health_check_period_s=_HEALTH_PERIOD_S,
-        health_check_timeout_s=_HEALTH_TIMEOUT_S,
-        graceful_shutdown_timeout_s=5.0,
-    )(VllmReplica)
-    return deployment.bind(settings)
-
-
-def _llm_app(engine: RayServeLlmEngine) -> Any:
-    from ray.serve.llm import LLMConfig, build_openai_app
-
-    # Its ingress only relays: reserving whole CPUs for it would keep the engine of a small machine from being placed.
-    ingress = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
-    return build_openai_app({"llm_configs": [LLMConfig(**engine.llm_config)], "ingress_deployment_config": ingress})
 
 
 class Meters:
@@ -223,6 +162,7 @@ async def run(config: ClusterConfig) -> None:
     await asyncio.to_thread(start_ray, config)
     announced: dict[str, str] = {}
     meters, looked_s = Meters(settings_of(config, token)), float("-inf")
+    scaler = Scaler(scaled_pools(config))
     try:
         for pool in config.pools:
             log.info("deploying", extra={"pool": pool.name})
@@ -238,6 +178,7 @@ async def run(config: ClusterConfig) -> None:
                 for name, url in announced.items():
                     message = Announcement(name, ReplicaInfo(name, url))
                     await control.post(session, control.url(config), "replicas", message, token, dict)
+                await scaler.keep(session, control.url(config), token)
                 try:
                     await asyncio.wait_for(stop.wait(), _ANNOUNCE_S)
                 except TimeoutError:

@@ -23,6 +23,7 @@ class Status:
     def __init__(self, view: View, accountant: Accountant, budgeted: frozenset[str] = frozenset()) -> None:
         self._view, self._accountant, self._budgeted = view, accountant, budgeted
         self._ready_once = False
+        self._counted: dict[tuple[str, str, bool], int] = {}
 
     def readiness(self) -> tuple[list[str], dict[str, Any]]:
         """Problems (none: ready), and what is there. At first every pool must be up; later any source will do."""
@@ -71,8 +72,21 @@ class Status:
         for pool, stats in self._view.engines.items():
             for what in ("running", "waiting", "kv_usage", "prompt_tokens", "generation_tokens"):
                 metrics.POOL.labels(pool, f"engine_{what}").set(getattr(stats, what))
+        self._expose_fleet()
         if self._view.prices is None:
             metrics.PRICES_AGE.set(math.inf)
         else:
             price_metrics.expose(self._view.prices, now_s())
         return generate_latest(metrics.REGISTRY)
+
+    def _expose_fleet(self) -> None:
+        fleet = self._view.fleet
+        metrics.COMMITMENT_DESIRED.clear()
+        for pool, replicas in fleet.desired.items():
+            metrics.COMMITMENT_DESIRED.labels(pool).set(replicas)
+        for pool, direction, applied, times in fleet.actions:
+            before = self._counted.get((pool, direction, applied), 0)
+            self._counted[pool, direction, applied] = times
+            # A controller that has restarted counts from nothing again.
+            more = times - before if times >= before else times
+            metrics.COMMITMENT_ACTIONS.labels(pool, direction, str(applied).lower()).inc(more)

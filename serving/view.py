@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,25 @@ class BidState(msgspec.Struct, frozen=True):
 NO_BIDS = BidState()
 
 
+class ActionCount(NamedTuple):
+    """How often the commitment clock has said ``direction`` (up, down) of a pool since the controller started."""
+
+    pool: str
+    direction: str
+    applied: bool
+    times: int
+
+
+class FleetState(msgspec.Struct, frozen=True):
+    """What the commitment clock wants: replicas by pool, none while it is off or has not looked yet."""
+
+    desired: dict[str, int] = {}
+    actions: tuple[ActionCount, ...] = ()
+
+
+NO_FLEET = FleetState()
+
+
 class Published(msgspec.Struct, frozen=True):
     """What the controller sends a gateway: the market with this gateway's leases, where the gates are, engine counters.
 
@@ -45,6 +65,7 @@ class Published(msgspec.Struct, frozen=True):
     fixed: dict[str, FixedCost] = {}
     at_s: float = 0.0
     bids: BidState = NO_BIDS
+    fleet: FleetState = NO_FLEET
 
 
 def on_our_clock(published: Published, now_s: float) -> Published:
@@ -77,7 +98,7 @@ class View:
         self.gates: dict[str, str] = {}
         self.engines: dict[str, EngineStats] = {}
         self.fixed: dict[str, FixedCost] = {}
-        self.bids = NO_BIDS
+        self.bids, self.fleet = NO_BIDS, NO_FLEET
         self.prices: PriceReport | None = None
         self._standing, self._clock = Standing(policy, retry_share_max), clock
         self.load = self._standing.load
@@ -95,6 +116,7 @@ class View:
         leases = {**self.market.leases, **published.market.leases}
         self.market, self.gates = replace(published.market, leases=leases), published.gates
         self.engines, self.fixed, self.bids = published.engines, published.fixed, published.bids
+        self.fleet = published.fleet
         self._standing.seen(old, self.market.offers, self._clock())
 
     def cooling(self) -> list[str]:

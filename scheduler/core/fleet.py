@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from scheduler.core.forecast import Ahead
 from scheduler.core.shortage import Shortage
+from scheduler.core.supply import ServiceCurve, Usage
 from scheduler.core.worth import Look
 
 _SECONDS_PER_HOUR = 3600.0
 Case = Literal["low", "expected", "high"]
+_TYPICAL = Usage(1000, 0, 250)
 # A mean from three quantiles, the 10th, 50th and 90th percentile (Swanson's rule; Hurst, Brown and Swanson 2000).
 _SWANSON: tuple[tuple[Case, float], ...] = (("low", 0.3), ("expected", 0.4), ("high", 0.3))
 
@@ -82,6 +84,19 @@ class PoolFleet:
     def starting(self, now_s: float) -> int:
         """Replicas that do not answer yet."""
         return sum(1 for ready_s in self.ready_s if ready_s > now_s)
+
+
+def reference_curves(curves: Mapping[str, ServiceCurve], alike: Mapping[str, Hashable]) -> dict[str, ServiceCurve]:
+    """By pool, in whose replica-seconds its work is counted: those of the first pool that serves the same (``alike``)."""
+    firsts: dict[Hashable, ServiceCurve] = {}
+    for name, curve in curves.items():
+        firsts.setdefault(alike[name], curve)
+    return {name: firsts[alike[name]] for name in curves}
+
+
+def speed(curve: ServiceCurve, reference: ServiceCurve) -> float:
+    """As ``PoolFleet.speed``: the reference's replica-seconds of a typical request that are done in one of ``curve``'s."""
+    return reference.work_s(_TYPICAL) / curve.work_s(_TYPICAL)
 
 
 @dataclass(frozen=True, slots=True)

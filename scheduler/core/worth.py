@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scheduler.core.bids import Demand, Sample
+from scheduler.core.bids import SAMPLES_MAX, Demand, Sample
 from scheduler.core.costs import usage_at
 from scheduler.core.market import Decision
 from scheduler.core.supply import ServiceCurve
@@ -102,17 +102,41 @@ class Look(NamedTuple):
     span_s: float
 
 
-class Offered:
-    """Demand for one group of pools, bounded: all of it for ``horizon_s``, and what was burst since the last look."""
+class _Weighed(Sample):
+    """A sample of demand that may itself stand for several requests."""
 
-    def __init__(self, horizon_s: float, usd_unserved: float, since_s: float) -> None:
+    def __init__(self, samples_max: int) -> None:
+        super().__init__(samples_max)
+        self._weight = 0.0
+
+    def add(self, demand: Demand) -> None:
+        """What it stands for counts."""
+        self._weight += demand.weight
+        super().add(demand)
+
+    def take(self) -> list[Demand]:
+        """As ``Sample``."""
+        kept, weight = self._kept, self._weight
+        super().take()
+        self._weight = 0.0
+        share = weight / sum(demand.weight for demand in kept) if kept else 1.0
+        return [demand._replace(weight=demand.weight * share) for demand in kept]
+
+
+class Offered:
+    """Demand for one group of pools, bounded: all of it for ``horizon_s``, and what was burst since the last look.
+
+    ``samples_max``: how many requests are kept between two looks, others being stood for.
+    """
+
+    def __init__(self, horizon_s: float, usd_unserved: float, since_s: float, samples_max: int = SAMPLES_MAX) -> None:
         self._horizon_s, self._usd_unserved = horizon_s, usd_unserved
-        self._all, self._burst = Sample(), Sample()
+        self._all, self._burst = _Weighed(samples_max), _Weighed(samples_max)
         self._windows: deque[tuple[float, float, list[Demand]]] = deque()  # (end, seconds, demand)
         self._since_s = since_s
 
     def add(self, demand: Demand, is_burst: bool) -> None:
-        """One request, served here or not."""
+        """One request (or as many as its weight says), served here or not."""
         self._all.add(demand)
         if is_burst:
             self._burst.add(demand)

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pricing import onprem
-from pricing.local_cost import Rent
-from scheduler.config.supply import Pool
-from scheduler.core.fleet import Action, PoolFleet
-from scheduler.core.supply import Usage
+from pricing.holding import Holding, holdings
+from scheduler.core.fleet import Action, PoolFleet, reference_curves, speed
 from scheduler.simulation.site import Site, SitePool
 from scheduler.simulation.sources import SimulatedPool
 
 NOTICE_S = 120.0
 _LOOK_S = 1.0
-_TYPICAL = Usage(1000, 0, 250)
 
 
 class Scaled(Protocol):
@@ -40,14 +36,6 @@ class Scaled(Protocol):
 
     def lose(self, name: str, replica_id: str, now_s: float) -> None:
         """An engine is gone at once: what it had fails."""
-
-
-class Price(NamedTuple):
-    """USD per replica-hour of a pool. ``held``: effective rent with idle power; ``rent``: as billed."""
-
-    held: float
-    rent: float
-    standby: float
 
 
 @dataclass(slots=True)
@@ -83,9 +71,7 @@ class Fleet:
         self._world: Scaled | None = None
         zones = {place.name: place.zone for place in site.config.sites}
         alike = {name: (pool.model, zones[pool.site]) for name, pool in self._config.items()}
-        # In whose replica-seconds the work of a group of substitutes is counted: those of its first pool.
-        firsts = {alike[spec.name]: spec.curve for spec in reversed(site.pools)}
-        self.references = {name: firsts[alike[name]] for name in self.runs}
+        self.references = reference_curves({spec.name: spec.curve for spec in site.pools}, alike)
 
     @property
     def world(self) -> Scaled:
@@ -198,19 +184,11 @@ class Fleet:
             pool.count(now_s)
             hours = (pool.replica_s - run.replica_s) / 3600.0
             run.replica_s = pool.replica_s
-            run.usd_rent += hours * prices[name].rent
+            run.usd_rent += hours * prices[name].rent  # as billed: interruptions and starts are played, not paid twice
             run.usd_standby += hours * prices[name].standby
 
-    def _prices(self, now_s: float) -> dict[str, Price]:
-        board, sites = self.site.priced(now_s), {site.name: site for site in self.site.config.sites}
-        found = {}
-        for pool in self.site.config.pools:
-            priced = board.pools[pool.name]
-            watts, pue = priced.energy.idle_watts or 0.0, sites[pool.site].electricity.pue
-            idle_usd = onprem.power_usd_per_hour(watts, priced.tariff.usd_per_kwh, pue)
-            effective_usd = priced.rent.usd_per_hour if isinstance(priced.rent, Rent) else 0.0
-            found[pool.name] = Price(effective_usd + idle_usd, _billed(pool, effective_usd), idle_usd)
-        return found
+    def _prices(self, now_s: float) -> dict[str, Holding]:
+        return holdings(self.site.config, self.site.priced(now_s))
 
     def pools(self, now_s: float) -> dict[str, PoolFleet]:
         """As the commitment clock sees them."""
@@ -224,18 +202,9 @@ class Fleet:
                 ready_s=tuple(sorted(run.serving.values())),
                 start_s=run.spec.start_s,
                 held_usd_per_hour=prices[name].held,
-                speed=self.references[name].work_s(_TYPICAL) / run.spec.curve.work_s(_TYPICAL),
+                speed=speed(run.spec.curve, self.references[name]),
                 domain=self._config[name].site,
                 avoid_until_s=run.avoid_until_s,
             )
             for name, run in self.runs.items()
         }
-
-
-def _billed(pool: Pool, effective_usd_per_hour: float) -> float:
-    """The listed rent behind an effective one: interruptions and starts are played, so they must not be paid twice."""
-    rental = pool.rental
-    if rental is None:
-        return 0.0
-    lost_usd = rental.interruptions_per_hour * rental.usd_lost_per_interruption
-    return (effective_usd_per_hour - lost_usd) * rental.availability * (1.0 - rental.restart_share)

@@ -14,8 +14,34 @@ BUCKETS = 240
 ROWS_MAX = 4_000_000
 
 
+class Headline:
+    """The three figures that policies are compared by, from sums that every kind of run keeps."""
+
+    __slots__ = ()
+    requests: int
+    in_time: int
+    local: int
+    usd_api: float
+    usd_energy: float
+
+    @property
+    def usd_total(self) -> float:
+        """Avoidable money: API and energy."""
+        return self.usd_api + self.usd_energy
+
+    @property
+    def slo_attainment(self) -> float:
+        """Share of all requests that met their objectives; one that nobody served missed them."""
+        return self.in_time / self.requests if self.requests else 1.0
+
+    @property
+    def local_share(self) -> float:
+        """Share of all requests that own engines served."""
+        return self.local / self.requests if self.requests else 0.0
+
+
 @dataclass(slots=True)
-class Tally:
+class Tally(Headline):
     """Lists have one entry a request, in order of its end (``number`` is its place in the run), up to ``ROWS_MAX``.
 
     ``series``: by bucket of the span and of arrival: USD of APIs, USD of energy, served by APIs, served by own engines, in
@@ -84,21 +110,6 @@ class Tally:
         for pool, usd in usd_per_replica_s.items():
             sums = self.bids.setdefault(pool, np.zeros((BUCKETS, 2)))
             sums[bucket] += (usd, 1.0)
-
-    @property
-    def usd_total(self) -> float:
-        """Avoidable money: API and energy."""
-        return self.usd_api + self.usd_energy
-
-    @property
-    def slo_attainment(self) -> float:
-        """Share of all requests whose first token came in time; one that nobody served missed it."""
-        return self.in_time / self.requests if self.requests else 1.0
-
-    @property
-    def local_share(self) -> float:
-        """Share of all requests that own engines served."""
-        return self.local / self.requests if self.requests else 0.0
 
     def api_usd_by_request(self, requests: int) -> np.ndarray:
         """USD spent on APIs, by the request's number."""

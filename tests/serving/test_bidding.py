@@ -208,7 +208,7 @@ def test_solving_does_not_stop_the_controller_from_answering(town: Town, monkeyp
 
 
 def test_what_is_no_sensible_demand_is_left_out() -> None:
-    assert bidding._demand(Wanted(0.1, -1.0, 1.0)) is None
-    assert bidding._demand(Wanted(0.1, 1.0, 1.0, 0.0)) is None
-    found = bidding._demand(Wanted(None, 1.0, 2.0, 3.0))
+    assert bidding.demand_of(Wanted(0.1, -1.0, 1.0)) is None
+    assert bidding.demand_of(Wanted(0.1, 1.0, 1.0, 0.0)) is None
+    found = bidding.demand_of(Wanted(None, 1.0, 2.0, 3.0))
     assert found is not None and found == (math.inf, 1.0, 2.0, 3.0)

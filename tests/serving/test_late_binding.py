@@ -113,7 +113,7 @@ def test_a_line_is_no_part_of_what_a_request_displaces() -> None:
     async def displaced(wait_s: float) -> float:
         town = LocalTown({POOL: [PLAIN], CLOUD: [PLAIN]}, levels=steep_levels(wait_s))
         await town.ask()
-        [wanted] = town.wants.take()["own"]
+        wanted, _ = town.wants.take()["own"]  # as it was decided, and how it ended
         assert wanted.usd_displaced == pytest.approx(town.gate.asked[0].usd_displaced)
         return wanted.usd_displaced or math.nan
 

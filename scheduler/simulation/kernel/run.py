@@ -20,6 +20,7 @@ from scheduler.simulation.kernel.supply import Changes, state_of, tables_of
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.scenario import EPOCH_S, Scenario, Window
 from scheduler.simulation.site import Site
+from scheduler.simulation.tally import Headline
 from scheduler.simulation.workload import Batch
 
 _KINDS = {
@@ -61,7 +62,7 @@ class KernelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class KernelTally:
+class KernelTally(Headline):
     """What a run came to. Arrays are by the request's number: USD paid to APIs, seconds to the first token (nan: none).
 
     ``source``: 0 nobody, 1 own engines, 2 an API. ``in_time`` and ``requests_of`` are by profile. ``busy_s``: by engine.
@@ -82,21 +83,6 @@ class KernelTally:
     busy_s: np.ndarray
     solves: int
     solve_s: float
-
-    @property
-    def usd_total(self) -> float:
-        """Avoidable money: API and energy."""
-        return self.usd_api + self.usd_energy
-
-    @property
-    def slo_attainment(self) -> float:
-        """Share of all requests whose first token came in time."""
-        return self.in_time / self.requests if self.requests else 1.0
-
-    @property
-    def local_share(self) -> float:
-        """Share of all requests that own engines served."""
-        return self.local / self.requests if self.requests else 0.0
 
     def api_usd_by_request(self, requests: int) -> np.ndarray:
         """USD spent on APIs, by the request's number."""

@@ -1,0 +1,49 @@
+"""``policy.commitment.mode: enforce`` on a real Ray Serve: a replica comes beside the first, and one goes without a loss."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import ROOT
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    """Ray's own, so that no other cluster of this machine is found or disturbed; its sockets need a short path."""
+    path = tempfile.mkdtemp(prefix="ray")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_what_is_burst_brings_up_a_second_replica_and_one_that_goes_finishes_what_it_has(directory: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": directory}
+    environment.pop("RAY_ADDRESS", None)
+    output = Path(directory) / "output"
+    command = [sys.executable, "-m", "tests.e2e.scaling_cluster"]
+    with output.open("wb") as handle:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=handle, stderr=handle, start_new_session=True
+        )
+    try:
+        status = process.wait(200)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    said = output.read_text(errors="replace")
+    assert status == 0, said[-5000:]
+    assert [line.removeprefix("step: ") for line in said.splitlines() if line.startswith("step: ")] == [
+        "one replica answers",
+        "a second replica answers",
+        "its gate gives nothing to one that is to go",
+        "both have finished what they had",
+    ]
