@@ -18,8 +18,8 @@ from pricing.desk import Sheet
 from pricing.meter.readings import MeterReport
 from pricing.report import PriceReport
 from scheduler.config import ClusterConfig
-from scheduler.core.capacity import Level
-from scheduler.core.clearing import Observation, PoolObservation, clear
+from scheduler.core.capacity import Capacity, Level
+from scheduler.core.clearing import Observation, clear
 from scheduler.core.market import Market
 from serving import control
 from serving.bidding import Bidding
@@ -130,15 +130,15 @@ class Controller:
         pools = {offer.id: offer.id.partition("/")[0] for offer in self._prices.board.offers if offer.kind != "api"}
         return {offer_id: curves[pool] for offer_id, pool in pools.items() if pool in curves}
 
-    def _pool_states(self, now: float) -> dict[str, PoolObservation]:
-        states: dict[str, PoolObservation] = {}
+    def _pool_states(self, now: float) -> dict[str, Capacity]:
+        states: dict[str, Capacity] = {}
         for offer in self._prices.board.offers:
             pool, _, _ = offer.id.partition("/")
             heard = self._gates.get(pool)
             if offer.kind == "api" or heard is None:
                 continue
             heard_s, report = heard
-            states[offer.id] = PoolObservation(
+            states[offer.id] = Capacity(
                 replicas=report.replicas,
                 slots=report.slots,
                 running=report.running,

@@ -9,38 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from scheduler.core.capacity import BidCurve, Capacity, Level
+from scheduler.core.capacity import BidCurve, Capacity
 from scheduler.core.market import Lease, Market, Policy
 from scheduler.core.supply import Offer
 
 
 @dataclass(frozen=True, slots=True)
-class PoolObservation:
-    """What a pool's gate reports: exact state at ``as_of_s``. ``gated``: whether that gate has the last word.
-
-    ``admitted_per_s``: replica-seconds of work that enter it per second, of all gateways.
-    """
-
-    replicas: int
-    slots: int
-    running: int
-    waiting: int
-    service_s_mean: float
-    as_of_s: float
-    levels: tuple[Level, ...] = ()
-    gated: bool = True
-    admitted_per_s: float = 0.0
-    kv_usage: float = 0.0
-    slots_bound: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Observation:
-    """Everything that one clearing reads: priced offers, pool states, granted leases."""
+    """Everything that one clearing reads: priced offers, leases, and pools as their gates report them."""
 
     now_s: float
     offers: tuple[Offer, ...]
-    pools: Mapping[str, PoolObservation] = field(default_factory=dict)
+    pools: Mapping[str, Capacity] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     bids: Mapping[str, Mapping[float, BidCurve | None]] = field(default_factory=dict)  # by offer and TTFT objective
     stale_after_s: float = 5.0
@@ -60,19 +40,8 @@ def clear(market: Market, observation: Observation, policy: Policy) -> Market:
             offers.append(replace(offer, healthy=False, capacity=None))
             continue
         bids = observation.bids.get(offer.id, {})
-        capacity = Capacity(
-            replicas=pool.replicas,
-            slots=pool.slots,
-            running=pool.running,
-            waiting=pool.waiting,
-            service_s_mean=pool.service_s_mean,
-            as_of_s=pool.as_of_s,
-            levels=tuple(level._replace(bid=bids.get(level.ttft_s_max, level.bid)) for level in pool.levels),
-            gated=pool.gated,
-            admitted_per_s=pool.admitted_per_s,
-            kv_usage=pool.kv_usage,
-            slots_bound=pool.slots_bound,
-        )
+        levels = tuple(level._replace(bid=bids.get(level.ttft_s_max, level.bid)) for level in pool.levels)
+        capacity = replace(pool, levels=levels)
         offers.append(replace(offer, healthy=pool.replicas > 0, capacity=capacity))
     return Market(market.version + 1, observation.now_s, tuple(offers), observation.leases)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from scheduler.core.admission import NOBODY, Bounce, Ticket
-from scheduler.core.clearing import PoolObservation
+from scheduler.core.capacity import Capacity
 from scheduler.core.gate import PoolGate, Verdicts
 from scheduler.core.supply import Offer, ServiceCurve, Usage
 from scheduler.simulation.engine import CHUNK_TOKENS, Engine
@@ -84,7 +84,7 @@ class SimulatedPool:
         self.replica_s += (now_s - self.since_s) * len(self.engines)
         self.since_s = now_s
 
-    def observe(self, now_s: float) -> PoolObservation:
+    def observe(self, now_s: float) -> Capacity:
         """What the gate tells the controller."""
         at_s, work_s = self._admitted
         if now_s > at_s:
@@ -93,7 +93,7 @@ class SimulatedPool:
         gate = self.gate
         kv_tokens = sum(lane.kv_tokens for lane in gate.lanes.values() if lane.healthy)
         kv_held = sum(lane.kv_held for lane in gate.lanes.values() if lane.healthy)
-        return PoolObservation(
+        return Capacity(
             replicas=gate.healthy,
             slots=gate.slots,
             running=gate.running,

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 
 from pricing import board
-from scheduler.core.capacity import BidCurve, Level
-from scheduler.core.clearing import Observation, PoolObservation, clear
+from scheduler.core.capacity import BidCurve, Capacity, Level
+from scheduler.core.clearing import Observation, clear
 from scheduler.core.market import Lease
 from scheduler.quality.triage import heuristic
 from serving import sse
@@ -54,7 +54,7 @@ class World:
         ids = list(self.offers)
         curve = BidCurve((0.0, 1.0, 5.0), (0.0, -0.001, -0.1))
         levels = (Level(5.0, 0.05, curve),)
-        up = PoolObservation(1, 8, 0, 0, 0.1, clock(), levels)
+        up = Capacity(1, 8, 0, 0, 0.1, clock(), levels)
         states = {ids[i]: up for i, alive in enumerate(case.pools_up) if alive}
         lease = {} if case.lease is None else {BUDGETED: Lease(case.lease[0], START_S + case.lease[1])}
         policy = core_policy(self.config)

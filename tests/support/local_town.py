@@ -10,8 +10,8 @@ import msgspec
 
 from pricing import board
 from scheduler.config import ClusterConfig
-from scheduler.core.capacity import Level
-from scheduler.core.clearing import Observation, PoolObservation, clear
+from scheduler.core.capacity import Capacity, Level
+from scheduler.core.clearing import Observation, clear
 from scheduler.quality.triage import heuristic
 from serving.access import Access
 from serving.accounting import Accountant
@@ -91,7 +91,7 @@ class LocalTown:
         self.policy = policy = core_policy(config)
         priced = board.price(config, clock())
         levels = levels or (Level(TTFT_S, 0.0), Level(5.0, 0.0))
-        observed = PoolObservation(1, slots, 0, 0, 0.1, clock(), levels)
+        observed = Capacity(1, slots, 0, 0, 0.1, clock(), levels)
         market = clear(EMPTY, Observation(clock(), priced.offers, {POOL: observed}), policy)
         self.view = View(policy, 0.1, clock)
         self.view.publish(Published(market, {}, bids=BidState({"own": clock() - 3.0}, 0.02)))

@@ -10,16 +10,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from scheduler.core.capacity import BidCurve, Level
-from scheduler.core.clearing import Observation, PoolObservation, clear, grant
+from scheduler.core.capacity import BidCurve, Capacity, Level
+from scheduler.core.clearing import Observation, clear, grant
 from scheduler.core.market import Lease, Market
 from tests.support.markets import NOW_S, POLICY, api, offer
 
-POOL = PoolObservation(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S, kv_usage=0.4)
+POOL = Capacity(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S, kv_usage=0.4)
 OLD = Market(41, NOW_S - 1.0, (offer("gone"),), {"t": Lease(1.0, NOW_S + 5.0)})
 
 
-def cleared(*offers: Any, **pools: PoolObservation) -> Market:
+def cleared(*offers: Any, **pools: Capacity) -> Market:
     return clear(OLD, Observation(NOW_S, offers, pools), POLICY)
 
 
