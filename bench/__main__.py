@@ -1,4 +1,4 @@
-"""``python -m bench [decide|ledger|prices|pool]... [--json]``: measure, and print a table."""
+"""``python -m bench [decide|ledger|prices|pool|bound|simulate]... [--json]``: measure, and print a table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import importlib
 import json
 
 _FAST = ("decide", "ledger", "prices")
-_ALL = (*_FAST, "pool")
+_ALL = (*_FAST, "pool", "bound", "simulate")
 
 
 def main() -> None:
-    """Run the benchmarks that are named; without a name, the fast ones. ``pool`` starts real vLLM (two minutes)."""
+    """Run the benchmarks that are named; without a name, the fast ones. ``pool`` starts real vLLM (two minutes);
+    ``bound`` and ``simulate`` take some minutes of one core."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *_ALL], help=f"default: {' '.join(_FAST)}")
     parser.add_argument("--json", action="store_true", help="for programs")
