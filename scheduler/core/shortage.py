@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from scheduler.core.worth import Worth
 
@@ -70,5 +70,12 @@ def _first(values: Sequence[float], width: float) -> float:
 
 
 def _rest(values: Sequence[float], width: float) -> tuple[float, ...]:
-    ends = [_first(values, i + width) for i in range(len(values) + 1)]
+    """By level, what lies ``width`` levels further. A level may get the end of one and the beginning of the next."""
+    sums = list(accumulate(values, initial=0.0))
+
+    def until(level: float) -> float:
+        i = int(level)
+        return sums[i] + values[i] * (level - i) if i < len(values) else sums[-1]
+
+    ends = [until(i + width) for i in range(len(values) + 1)]
     return tuple(max(0.0, high - low) for low, high in pairwise(ends))
