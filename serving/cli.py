@@ -170,7 +170,9 @@ def simulate(
         ),
     ] = None,
     gateways: Annotated[int, typer.Option(min=1, max=1024, help="Gateways that decide on their own.")] = 4,
-    snapshot_age: Annotated[float, typer.Option(help="Seconds between two looks of a gateway at the market.")] = 1.0,
+    snapshot_age: Annotated[
+        float, typer.Option(help="Seconds between two looks of a gateway at the market; 0.05 at least.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Draws copies, profiles and latencies.")] = 0,
     requests_max: Annotated[int, typer.Option(min=1, help="Cut the trace to this many requests.")] = 600_000,
     chain: Annotated[bool, typer.Option(help="Split the distance to the bound by two more runs.")] = True,

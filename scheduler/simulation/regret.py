@@ -133,8 +133,8 @@ def _usd(offer: Offer, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def bound_of(of: Judged, allowance: float) -> Bound:
-    """The clairvoyant bound with at most that share of requests late (never more than one in a hundred)."""
-    return clairvoyant(of.requests, of.pools, min(SLO_ALLOWANCE_MAX, max(0.0, allowance)))
+    """The clairvoyant bound with at most that share of requests late."""
+    return clairvoyant(of.requests, of.pools, max(0.0, allowance))
 
 
 def savings_captured(tally: Tally, bound: Bound) -> float:

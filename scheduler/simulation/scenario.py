@@ -19,6 +19,8 @@ from scheduler.simulation.workload import Batch, Workload, copies_for, offered_w
 EPOCH_S = 1_767_225_600.0  # 2026-01-01 00:00 UTC: where the clock of a trace begins
 REQUESTS_MAX = 600_000
 TUNING_SHARE = 0.2
+# A world has events even while nothing comes: clearings, bid prices. Times in another unit would be played for days.
+SPAN_S_MAX = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,13 @@ class Scenario:
     tuning: Window
     judged: Window
     policy: Policy
+
+    def __post_init__(self) -> None:
+        if self.judged.end_s > SPAN_S_MAX:
+            raise ValueError(
+                f"{self.trace.name}: {self.judged.end_s:.4g} s are to be played, more than a year "
+                "(are its times in another unit than seconds?)"
+            )
 
     def batches(self, window: Window) -> Iterator[Batch]:
         """The requests of a part."""
@@ -80,17 +89,23 @@ def scenario_of(
     """Copies of ``trace`` whose local work is ``load_factor`` of the pools, cut to ``requests_max`` from its beginning.
 
     ``history``: what things cost meanwhile, for a trace that begins at ``EPOCH_S``. Raises SiteError for a site without
-    prices, ValueError where no request can be served locally.
+    prices, ValueError where no request can be served locally, where a profile can be served by nobody, or where more than
+    ``SPAN_S_MAX`` is to be played.
     """
     site = site_of(config, profiles, EPOCH_S, history=history)
     offers = site.priced(EPOCH_S).offers
     homes = [local_offers(profile, offers) for profile in profiles]
+    for profile, own in zip(profiles, homes, strict=True):
+        if not own and not api_offers(profile, offers):
+            raise ValueError(
+                f"profile {profile.name!r}: no pool and no API serves such requests (its model, zones and needs together)"
+            )
 
     def work(index: int, input_tokens: np.ndarray, output_tokens: np.ndarray) -> np.ndarray:
         if not homes[index]:
             return np.zeros(len(input_tokens))
         offer = homes[index][0]
-        fits = input_tokens + output_tokens <= offer.context_tokens
+        fits = input_tokens.astype(np.int64) + output_tokens <= offer.context_tokens  # the sum may exceed 32 bits
         return np.where(fits, sum(work_parts(offer.curve, input_tokens, output_tokens)), 0.0)
 
     offered = offered_work(trace, profiles, work)

@@ -110,8 +110,9 @@ def simulate(
 ) -> Result:
     """Tune, play and judge every policy of ``names`` on the same requests.
 
-    The bound may be late with as many requests as the shipped policy was (at most one in a hundred): the same allowance.
-    Raises ValueError where the judged part is empty.
+    The bound may be late with as many requests as the shipped policy was: the same allowance. A policy that was later is
+    held against a bound with its own, or it could seem to save more than can be saved. Raises ValueError where the judged
+    part is empty.
     """
     tell = say if say is not None else _silent
     prices = judged(scenario, settings.usd_factor)
@@ -125,19 +126,21 @@ def simulate(
         1.0 - t.slo_attainment for _, t in tallies.values() if 1.0 - t.slo_attainment <= SLO_ALLOWANCE_MAX
     ]
     tell("clairvoyant bound", 0)
-    bound = bound_of(prices, max(late, default=0.0))
+    allowance = max(late, default=0.0)
+    bound = bound_of(prices, allowance)
     regret = _regret(scenario, settings, bound, tallies, batches, tell) if chain and SHIPPED in tallies else None
-    policies = {
-        name: PolicyResult(
+    policies = {}
+    for name, (of, tally) in tallies.items():
+        late_share = 1.0 - tally.slo_attainment
+        fair = bound if late_share <= allowance else bound_of(prices, late_share)
+        policies[name] = PolicyResult(
             name,
             of.threshold,
             tally,
-            savings_captured(tally, bound),
+            savings_captured(tally, fair),
             false_burst_usd_share(tally, bound),
             usd_fixed(scenario),
         )
-        for name, (of, tally) in tallies.items()
-    }
     return Result(scenario, settings, len(prices), bound, policies, regret, prices)
 
 

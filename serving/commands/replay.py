@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -25,7 +24,7 @@ def run(given: Given, as_json: bool, out: Path | None) -> int:
     """Play and print. Exit status 0; 1 refused, or nothing was answered; 2 a file or an option; 3 no gateway; 130 Ctrl-C."""
     try:
         plan = make(given, load(given.config), os.environ)
-        file = _opened(out)
+        _must_be_writable(out)
         played = _played(plan, given.url)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -33,24 +32,42 @@ def run(given: Given, as_json: bool, out: Path | None) -> int:
     except ReplayError as error:
         print(f"baseload: {error}", file=sys.stderr)
         return error.status
-    if file is not None:
-        with file:
-            report.write_csv(played.rows, file)
+    written = _written(played, out)
     if as_json:
         print(msgspec.json.encode(report.document(played)).decode())
     else:
         _show(played)
     if played.interrupted:
         return INTERRUPTED
+    if not written:
+        return CONFIG
     return 0 if any(row.served for row in played.rows) else 1
 
 
-def _opened(out: Path | None) -> IO[str] | None:
-    """The file for the rows, before anything is sent: what cannot be kept need not be measured."""
+def _must_be_writable(out: Path | None) -> None:
+    """Before anything is sent: what cannot be kept need not be measured. What a file holds stays until there are rows."""
+    if out is None:
+        return
     try:
-        return out.open("w", newline="") if out is not None else None
+        is_new = not out.exists()
+        out.open("a").close()
+        if is_new:
+            out.unlink()
     except OSError as error:
         raise ReplayError(f"--out {out}: {error.strerror or error}", CONFIG) from None
+
+
+def _written(played: Played, out: Path | None) -> bool:
+    """Whether the rows are where they were wanted; if not, says why. The figures are shown in any case."""
+    if out is None:
+        return True
+    try:
+        with out.open("w", newline="") as file:
+            report.write_csv(played.rows, file)
+    except OSError as error:
+        print(f"baseload: --out {out}: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _played(plan: Plan, url: str) -> Played:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INPUT = 2
 INTERRUPTED = 130
 _COPIES_MAX = 100_000
+_SNAPSHOT_S_MIN = 0.05  # as often as the simulated world looks at its gates
 
 
 class Options(NamedTuple):
@@ -91,8 +92,8 @@ def _simulated(options: Options) -> Iterator[Result]:
     load_factor = options.load_factor
     if load_factor is not None and not (math.isfinite(load_factor) and load_factor > 0.0):
         raise InputError(f"--load-factor: must be above 0, not {load_factor:g}")
-    if not (math.isfinite(options.snapshot_age_s) and options.snapshot_age_s > 0.0):
-        raise InputError(f"--snapshot-age: must be above 0 s, not {options.snapshot_age_s:g}")
+    if not (math.isfinite(options.snapshot_age_s) and options.snapshot_age_s >= 0.0):
+        raise InputError(f"--snapshot-age: must be 0 s or more, not {options.snapshot_age_s:g}")
     if options.html is not None and not options.html.absolute().parent.is_dir():
         raise InputError(f"--html: there is no folder {options.html.parent}")
     names, from_s = names_of(options.policy), _from_s(options)
@@ -106,12 +107,12 @@ def _simulated(options: Options) -> Iterator[Result]:
     config = checked(options.config)
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles = resolve(mix, config)
-    settings = Settings(options.gateways, options.snapshot_age_s, options.seed)
+    settings = Settings(options.gateways, max(_SNAPSHOT_S_MIN, options.snapshot_age_s), options.seed)
     bar = _Bar()
     bar.reads(options.trace)
     with bar.progress, open_trace(options.trace, sort=options.sort, progress=bar.read) as trace:
         scenario = _scenario(config, profiles, mix.assign_by, trace, options, from_s)
-        runs = len(names) + (2 if options.chain and SHIPPED in names else 0)
+        runs = len(names) + (3 if options.chain and SHIPPED in names else 0)
         bar.plays(runs * scenario.requests_expected(scenario.judged))
         result = simulate(scenario, settings, names, chain=options.chain, say=bar.say)
         bar.progress.stop()

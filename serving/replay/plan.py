@@ -153,7 +153,9 @@ def _requests(given: Given, mix: Mix, profiles: tuple[Profile, ...], output_boun
     try:
         trace = open_trace(given.trace)
     except (OSError, TraceError) as error:
-        raise ReplayError(f"--trace {given.trace}: {error}", CONFIG) from None
+        # A TraceError begins with the path; there is no option here that sorts.
+        text = str(error).replace(" (sort=True accepts that)", "")
+        raise ReplayError(f"--trace {text}", CONFIG) from None
     with trace:
         try:
             workload = Workload(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -71,7 +72,14 @@ class Heading(NamedTuple):
 
 
 def write(page: bytes, out: Path) -> None:
-    """Write ``page`` to ``out``, which appears complete or not at all. Raises OSError where it cannot be written."""
+    """Write ``page`` to ``out``, which appears complete or not at all. Raises OSError where it cannot be written.
+
+    What stands there and is no regular file (a device, a pipe) is written to and stays what it is; so does a link.
+    """
+    if _is_special(out):
+        out.write_bytes(page)
+        return
+    out = Path(os.path.realpath(out))
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("wb") as file:
@@ -81,6 +89,13 @@ def write(page: bytes, out: Path) -> None:
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_special(out: Path) -> bool:
+    try:
+        return not stat.S_ISREG(out.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def html(heading: Heading, sections: Iterable[tuple[str, Sequence[Figure | Table]]]) -> bytes:

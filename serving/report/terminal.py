@@ -38,7 +38,7 @@ def show(console: Console, table: Table, rows_max: int) -> None:
             for row in rows:
                 if row[place]:
                     console.print(Text(f"{row[0]}: {row[place]}"))
-    names = [column.name for column in dropped if not column.aside]
+    names = [column.name for column in dropped if column.name and not column.aside]
     if names:
         console.print(Text(f"Too narrow here for: {listed(names)}."))
     if len(table.rows) > rows_max:

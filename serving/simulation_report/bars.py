@@ -88,7 +88,7 @@ def draw_classes(
     axes.axvline(goal, color="#000000", linestyle=(0, (5, 2)), linewidth=1.0)
     axes.set_xlim(low, 1.0)
     axes.set_xticks([low + 0.02 * i for i in range(6)], [f"{'≤ ' if not i else ''}{90 + 2 * i}" for i in range(6)])
-    axes.set_xlabel("first tokens in time, %")
+    axes.set_xlabel("requests in time, %")
     line = Line2D([], [], color="#000000", linestyle=(0, (5, 2)), linewidth=1.0)
     entries = [(Line2D([], [], **_marker(place)), short(name, 16)) for place, name in enumerate(names[:MARKED_MAX])]
     legend_above(canvas, [*entries, (line, f"goal: {100 * goal:g} %")])

@@ -107,7 +107,7 @@ def _classes(result: Result) -> Figure:
         lambda canvas: bars.draw_classes(canvas, rows, names, SLO_MIN, height_in),
     )
     behind = (tables.classes(result),) if len(names) > bars.FIGURES_MAX else ()
-    return Figure("classes", "First tokens in time", finding, drawing, behind)
+    return Figure("classes", "Requests in time", finding, drawing, behind)
 
 
 def _regret(result: Result) -> Figure:

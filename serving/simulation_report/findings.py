@@ -81,7 +81,7 @@ def of_classes(result: Result) -> str:
         if of and met / of < SLO_MIN
     ]
     if not late:
-        return f"Every policy brings at least {percent(SLO_MIN)} of the first tokens of every class in time."
+        return f"Every policy brings at least {percent(SLO_MIN)} of the requests of every class in time."
     fine = " " if shown(result).name in " ".join(late) else f" {shown(result).name} keeps it for every class."
     return f"The goal of {percent(SLO_MIN)} is missed by {listed(late, 6)}.{fine}".rstrip()
 
@@ -93,13 +93,8 @@ def of_regret(regret: Regret | None) -> str:
     parts = regret_parts(regret)
     whole = sum(part for _, part in parts)
     told = f"Of ${usd(whole)} between the bound and {SHIPPED}: " + ", ".join(
-        f"{name.partition(':')[0]} {'+' if part >= 0.0 else '−'}${usd(abs(part))}" for name, part in parts
+        f"{name.partition(':')[0]} ${usd(max(0.0, part))}" for name, part in parts
     )
-    if any(part < 0.0 for _, part in parts):
-        told += (
-            ". A part below zero: the step was the better of the two, which happens because the replay of the clairvoyant's "
-            "set decides at arrival and takes nothing back when a real engine turns out fuller than a fluid one"
-        )
     return f"{told}."
 
 

@@ -43,7 +43,7 @@ def share(value: float) -> str:
 
 
 def in_time(policy: PolicyResult) -> bool:
-    """Whether enough first tokens came in time, and no request left its zones."""
+    """Whether enough requests were answered in time, and no request left its zones."""
     return policy.tally.slo_attainment >= SLO_MIN and not policy.tally.violations
 
 
@@ -111,6 +111,9 @@ def sentence(result: Result) -> str:
     if policy.name == SHIPPED and overflow is not None:
         told += f"; the best tuned overflow rule ({overflow.name}) paid ${usd(overflow.tally.usd_total)}"
         told += _late(overflow)
+    first = best(result)
+    if first is not None and first is not policy and first.tally.usd_total < policy.tally.usd_total:
+        told += f"; {first.name} paid least, ${usd(first.tally.usd_total)}"
     return f"{told}.{_misses(policy)}"
 
 
@@ -134,14 +137,14 @@ def gain(result: Result) -> str:
 
 def _late(policy: PolicyResult) -> str:
     late = policy.tally.slo_attainment
-    return f" with only {share(late)} % of first tokens in time" if late < SLO_MIN else ""
+    return f" with only {share(late)} % of requests in time" if late < SLO_MIN else ""
 
 
 def _misses(policy: PolicyResult) -> str:
     tally = policy.tally
     told = ""
     if tally.slo_attainment < SLO_MIN:
-        told += f" Only {share(tally.slo_attainment)} % of its first tokens came in time, {percent(SLO_MIN)} should."
+        told += f" Only {share(tally.slo_attainment)} % of its requests were in time, {percent(SLO_MIN)} should."
     if tally.violations:
         told += f" {count(tally.violations, 'request')} left their zones, which none may."
     return told

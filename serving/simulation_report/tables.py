@@ -82,7 +82,7 @@ def legend(result: Result) -> str:
     """How to read the table, and the cost that it leaves out."""
     fixed = {round(policy.usd_fixed, 9) for policy in result.policies.values()}
     told = (
-        f"*: the cheapest with at least {percent(SLO_MIN)} of first tokens in time. Saved: of what all-API costs "
+        f"*: the cheapest with at least {percent(SLO_MIN)} of requests in time. Saved: of what all-API costs "
         f"(${usd(result.bound.usd_all_api)}). Captured: of what a clairvoyant saves. False burst: of the API bill, what "
         "a clairvoyant would have served here. greedy-perfect knows how long answers will be, which nobody does. "
         "API and energy of the bound are those of a relaxed optimum, and add up to its total only nearly. "
@@ -93,14 +93,14 @@ def legend(result: Result) -> str:
 
 
 def classes(result: Result) -> Table:
-    """Share of first tokens in time, by policy and class."""
+    """Share of requests in time, by policy and class."""
     names = class_names(result)
     rows = []
     for policy in ranked(result):
         found = policy.tally.by_class
         rows.append((policy.name, *(share(found[n][0] / found[n][1]) if n in found else "-" for n in names)))
     columns = (left("policy"), *(Column(plain(name)) for name in names))
-    return Table("First tokens in time by class, in %", columns, rows)
+    return Table("Requests in time (first token and pace) by class, in %", columns, rows)
 
 
 def class_names(result: Result) -> list[str]:

@@ -185,6 +185,28 @@ def test_what_stands_in_the_way_is_named_before_anything_is_sent(
     assert len(place[0].begun()) == before
 
 
+def test_a_trace_out_of_order_is_named_once_and_without_an_option_that_is_not_here(
+    place: tuple[Running, Provider], tmp_path: Path
+) -> None:
+    path = trace(tmp_path)
+    path.write_text("arrival_s,input_tokens,output_tokens\n5,9,9\n1,9,9\n")
+    done = replayed(place[0], path)
+    assert done.exit_code == 2
+    assert done.stderr == f"baseload: --trace {path}, line 3: arrives 4 s before the request above it\n"
+
+
+def test_rows_of_an_earlier_replay_stay_where_nothing_could_be_sent(
+    place: tuple[Running, Provider], tmp_path: Path
+) -> None:
+    kept, fresh = tmp_path / "kept.csv", tmp_path / "fresh.csv"
+    kept.write_text("earlier\n")
+    for out in (kept, fresh):
+        done = replayed(place[0], trace(tmp_path), "--url", "http://127.0.0.1:9", "--out", str(out))
+        assert done.exit_code == 3
+    assert kept.read_text() == "earlier\n"
+    assert not fresh.exists()
+
+
 def test_a_mix_that_the_site_does_not_know_is_refused_with_its_path(
     place: tuple[Running, Provider], tmp_path: Path
 ) -> None:

@@ -144,7 +144,10 @@ class CsvFile:
                     raise pa.ArrowInvalid("a value is missing, negative or too large")
                 yield block_of(columns)
         except pa.ArrowInvalid as error:
-            raise self._explained(str(error)) from error
+            text = str(error)
+            if "straddl" in text:  # how Arrow says that a line does not fit into a block
+                text = f"a line is longer than {_BLOCK_BYTES:,} bytes"
+            raise self._explained(text) from error
 
     def line_of(self, row: int) -> int:
         """Line of request ``row`` (from 0)."""

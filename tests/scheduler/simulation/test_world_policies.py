@@ -294,3 +294,14 @@ def test_the_parts_of_the_regret_are_no_less_than_nothing_and_add_up(seed: int) 
     parts = found.regret.relaxation_usd, found.regret.information_usd, found.regret.engineering_usd
     assert min(parts) >= -1e-9
     assert sum(parts) == pytest.approx(found.policies["bid-price"].tally.usd_total - found.bound.usd_total)
+
+
+def test_whoever_is_late_with_what_may_not_leave_saves_no_more_than_can_be_saved() -> None:
+    rng = np.random.default_rng(7)
+    sizes = np.ceil(rng.lognormal(8.3, 0.8, 700)).astype(int), np.ceil(rng.exponential(60.0, 700)).astype(int)
+    profiles = ({"zones": ["home"], "share": 2.0}, {"model": "a", "share": 1.0})
+    aliases = [{"name": "a", "models": ["small", "mini"]}]
+    site = config(pools=[own("own", 1)], providers=apis(mini=1.0), aliases=aliases)
+    found = simulate(scenario(site, poisson(rng, 18.0, *sizes), profiles), Settings(), ("bid-price", "all-local"))
+    assert min(result.tally.slo_attainment for result in found.policies.values()) < 0.9
+    assert all(result.savings_captured <= 1.0 + 1e-9 for result in found.policies.values())
