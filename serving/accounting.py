@@ -132,8 +132,8 @@ class Accountant:
         tokens_out.observe(entry.usage.output_tokens)
         if entry.ttft_s is not None:
             ttft.observe(entry.ttft_s)
-            if entry.usage.output_tokens > 1 and entry.duration_s > entry.ttft_s:
-                tpot.observe((entry.duration_s - entry.ttft_s) / (entry.usage.output_tokens - 1))
+        if entry.tpot_s:  # an answer that came in one piece has none
+            tpot.observe(entry.tpot_s)
 
 
 def _attempt(outcome: Outcome) -> AttemptLine:

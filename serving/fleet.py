@@ -67,9 +67,8 @@ class LiveFleet:
                 ids = [f"#{i}" for i in range(living.get(name, 0))]
             pool.since_s = {replica_id: pool.since_s.get(replica_id, now_s) for replica_id in ids}
             missing = max(0, self._asked_for(pool) - len(pool.since_s))
-            known = pool.missing_since_s[
-                max(0, len(pool.missing_since_s) - missing) :
-            ]  # the first asked for come first
+            # The first asked for come first.
+            known = pool.missing_since_s[max(0, len(pool.missing_since_s) - missing) :]
             pool.missing_since_s = [*known, *[now_s] * (missing - len(known))]
             self._give_up(pool, now_s)
 
