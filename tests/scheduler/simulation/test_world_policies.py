@@ -131,7 +131,7 @@ def rush(gated: bool = True) -> tuple[Scenario, Judged]:
 def captured(name: str, gateways: int, age_s: float, gated: bool = True) -> float:
     scene, known = rush(gated)
     tally = play(scene, rule(name, 0.5), Settings(gateways=gateways, snapshot_age_s=age_s)).tally
-    assert tally.slo_attainment >= (0.99 if gated else 0.95)  # nobody calls back what an engine of others' has queued
+    assert tally.slo_attainment >= 0.99
     return savings_captured(tally, clairvoyant(known.requests, known.pools, 0.0))
 
 
@@ -160,7 +160,7 @@ def test_it_is_calibration_that_saves_the_objective_from_a_wrong_curve(monkeypat
     assert learnt.world.pools["own"].gate.calibration.work.value == pytest.approx(1.3, rel=0.1)
     monkeypatch.setattr(Ratio, "took", lambda *_: None)
     believing = play(scene, "bid-price", Settings(gateways=4, curve_error=1.3)).tally
-    assert believing.slo_attainment < 0.99 < 0.995 <= learnt.tally.slo_attainment
+    assert believing.slo_attainment < 0.985 < 0.995 <= learnt.tally.slo_attainment
 
 
 def two_apis(limits: dict[str, int] | None = None, per_s: float = 10.0, requests: int = 500) -> Scenario:
