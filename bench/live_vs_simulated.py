@@ -1,7 +1,7 @@
 """The simulator against the real stack: the same requests twice live, on the embedded model, and once simulated.
 
 ``python -m bench.live_vs_simulated [--trace FILE] [--json]``: starts ``baseload serve`` with real vLLM, fits its curve to
-a replay of one part of the trace, starts it again with that curve, and replays a later part. A figure of the simulator is
+replays of one part of the trace, starts it again with that curve, and replays a later part. A figure of the simulator is
 within the bar if it is off by at most a tenth of the mean of the live runs, or by at most what those differ from each other.
 """
 
@@ -38,10 +38,11 @@ _DEEPER = {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "layer_types": ["full_attention"] * 16,
     "num_attention_heads": 16, "num_key_value_heads": 8,
 }  # fmt: skip
-FITTED_S, JUDGED_S = 60.0, 150.0
+JUDGED_S = 150.0
+# Seconds and load of what the curve is fitted to: prompts that find an idle engine, and as many sequences as it ever runs.
+_FITTED = ((60.0, 0.2), (90.0, LOAD))
 # On the clock of the trace, after the part that the curve is fitted to.
 _JUDGED_FROM_S = 3600.0
-_FITTED_LOAD = 0.7  # so that all numbers of running sequences are seen
 _PAUSE_S = 10.0
 _QUIET_CORES, _QUIET_S_MAX = 0.3, 90.0
 _TRACE = ROOT.parent / "shared" / "data" / "traces" / "servegen_mlarge_week1_sampled.csv.gz"
@@ -133,9 +134,12 @@ def run(trace: Path | None = None, say: Callable[[str], None] = lambda text: Non
         source = trace or (_TRACE if _TRACE.exists() else synthetic(directory / "trace.csv"))
         (first := directory / "first").mkdir()
         with running(first, site_text(first, {}, free_port())) as stack:
-            part, rows = live(planned(source, stack, 0.0, FITTED_S, _FITTED_LOAD), stack)
-        curve = fitted(rows)
-        say(f"fitted to {len(rows)} requests of {source.name}: {curve}; other work took {part.others_cpu:.2f} cores")
+            parts = [live(planned(source, stack, 0.0, *part), stack) for part in _FITTED]
+        curve = fitted(*(rows for _, rows in parts))
+        say(
+            f"fitted to {sum(len(rows) for _, rows in parts)} requests of {source.name}: {curve}; other work took "
+            f"{max(part.others_cpu for part, _ in parts):.2f} cores"
+        )
         (second := directory / "second").mkdir()
         port = free_port()
         with running(second, site_text(second, curve, port)) as stack:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import least_squares
 
-from pricing.meter.curve import DecodePoint, PrefillPoint, Span, company, fit_decode, fit_prefill
+from pricing.meter.curve import Span, company
 from scheduler.config import ClusterConfig
 from scheduler.simulation.attempts import Journey
 from scheduler.simulation.policies import rule
@@ -28,7 +29,7 @@ WARM_S = 20.0
 API_JITTER = 0.15
 # Answers shorter than this say little of TPOT, as engines send several tokens at once.
 TOKENS_MIN = 16
-_COUNT_MIN = 10
+_ANSWERS_MIN = 50
 _AT_ONCE_S = 2e-4
 
 
@@ -89,31 +90,49 @@ class _Watched(World):
         self.answers.append(Served(arrived_s - EPOCH_S, is_api, first_s - arrived_s, tpot_s))
 
 
-def fitted(rows: Sequence[Row]) -> dict[str, float]:
-    """The pool's service curve from a replay: ITL by how many decoded beside a request, TTFT of those that found it idle.
+def fitted(*plays: Sequence[Row]) -> dict[str, float]:
+    """The pool's service curve from replays, as the engine's model means it: keys are those of ``curve:`` in cluster.yaml.
 
-    Keys are those of ``curve:`` in cluster.yaml. Raises ValueError where the replay had too few loads for a line.
+    An answer of n tokens took n - 1 steps; what is longer than ``itl_base_s + itl_per_seq_s * running`` is prompts of others.
+    What a prompt takes is known from those it holds up, so that it is as slow as it is under load; what then remains of the
+    first token of requests that were alone is ``ttft_base_s``. Raises ValueError where too few answers tell.
     """
-    own = [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
-    spans = [_span(row) for row in own]
-    loads: dict[float, list[tuple[float, float]]] = {}
+    own = [_of_pool(rows) for rows in plays]
+    steps = np.concatenate([_steps(rows) for rows in own])
+    if len(steps) < _ANSWERS_MIN:
+        raise ValueError(f"{len(steps)} answers of the pool are too few for a curve")
+    itl_s, columns = steps[:, 0], steps[:, 1:]
+    off = least_squares(
+        lambda line: itl_s / (columns @ line) - 1.0, (itl_s.min(), 0.01 * itl_s.min(), 1e-6), bounds=(1e-9, np.inf),
+        loss="soft_l1", f_scale=0.1, x_scale=(1e-2, 1e-3, 1e-3),
+    )  # fmt: skip
+    base_s, per_seq_s, per_token_s = map(float, off.x)
+    rate = 1.0 / per_token_s
+    alone = [row for rows in own for row in rows if not any(_overlap(row, other) for other in rows)]
+    first_s = [(row.ttft_s or 0.0) - max(base_s, row.input_tokens / rate) for row in alone]
+    found = {"itl_base_s": base_s, "itl_per_seq_s": per_seq_s, "prefill_tokens_per_s": rate}
+    found["ttft_base_s"] = max(0.0, float(np.median(first_s))) if first_s else 0.0
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def _of_pool(rows: Sequence[Row]) -> list[Row]:
+    return [r for r in rows if r.served and r.source == "base" and r.ttft_s is not None and r.tpot_s is not None]
+
+
+def _overlap(row: Row, other: Row) -> bool:
+    return other.planned_s < row.planned_s < other.planned_s + (other.e2e_s or 0.0)
+
+
+def _steps(rows: Sequence[Row]) -> np.ndarray:
+    """Of each answer with enough tokens: seconds a token, 1, how many decoded beside it, prompt tokens of others a step."""
+    spans = [_span(row) for row in rows]
+    first_s, prompts = np.array([span.first_s for span in spans]), np.array([row.input_tokens for row in rows], float)
+    found = []
     for count, span in zip(company(spans), spans, strict=True):
         if span.tokens >= TOKENS_MIN:
-            loads.setdefault(round(2.0 * count) / 2.0, []).append((count, span.itl_s))
-    seen = [some for some in loads.values() if len(some) >= _COUNT_MIN]
-    points = [DecodePoint(*map(float, np.median(some, axis=0)), len(some)) for some in seen]
-    decode = fit_decode(points)
-    if decode is None:
-        raise ValueError(f"{len(own)} answers of the pool at {len(points)} loads: no line can be drawn")
-    alone = [row for row in own if not any(o.planned_s < row.planned_s < o.planned_s + (o.e2e_s or 0.0) for o in own)]
-    prefill = fit_prefill([PrefillPoint(row.input_tokens, row.ttft_s or 0.0, 1) for row in alone])
-    found = {"itl_base_s": decode.itl_base_s, "itl_per_seq_s": decode.itl_per_seq_s}
-    if prefill is not None:  # a step in which the prompt is computed is part of the base as measured
-        found["ttft_base_s"] = max(
-            0.0, prefill.ttft_base_s - (0.0 if prefill.prefill_tokens_per_s else decode.itl_s(1))
-        )
-        found |= {"prefill_tokens_per_s": prefill.prefill_tokens_per_s} if prefill.prefill_tokens_per_s else {}
-    return {name: float(f"{value:.4g}") for name, value in found.items()}
+            inside = (first_s > span.first_s) & (first_s <= span.last_s)
+            found.append((span.itl_s, 1.0, count, prompts[inside].sum() / (span.tokens - 1)))
+    return np.array(found).reshape(-1, 4)
 
 
 def _span(row: Row) -> Span:

@@ -57,14 +57,20 @@ class BudgetBook:
         gateway: str,
         started_s: float,
         spent: Mapping[str, float],
-        ledger: SpentByWriter,
+        ledger: SpentByWriter | None,
         now_s: float,
         held: Mapping[str, float] = MappingProxyType({}),
     ) -> dict[str, Lease]:
         """Leases for ``gateway``, which has spent ``spent`` (USD by tenant) since ``started_s``.
 
         ``held`` are the leases it goes by: a smaller one may never have reached it, so until it says so the larger counts.
+        Without a ``ledger`` nothing new is granted, but what a gateway has already it keeps: the sum was inside the budget.
         """
+        kept = {tenant: usd for tenant, usd in held.items() if tenant in self._budgets and usd > 0.0}
+        if ledger is None:
+            if kept:  # others may hold leases as well: all have to report before anything is granted
+                self._open_from_s = max(self._open_from_s, now_s + self._ttl_s)
+            return self._prolonged(kept, now_s)
         mine = self._gateways.get(gateway)
         if mine is None:
             mine = self._gateways[gateway] = _Gateway(started_s, now_s, dict(spent))
@@ -77,12 +83,14 @@ class BudgetBook:
             if now_s - each.heard_s > 2 * self._ttl_s:
                 each.granted = {}  # its leases have run out; what it reported as spent stays
         if now_s < self._open_from_s:
-            # No new money before all have reported, but what a gateway has already it keeps: nothing runs dry meanwhile.
-            kept = {tenant: usd for tenant, usd in held.items() if tenant in self._budgets and usd > 0.0}
+            # No new money before all have reported: nothing runs dry meanwhile.
             for tenant, usd in kept.items():
                 mine.granted[tenant] = max(0.0, usd - mine.baseline.get(tenant, 0.0))
-            return {tenant: Lease(usd, now_s + self._ttl_s) for tenant, usd in kept.items()}
+            return self._prolonged(kept, now_s)
         return {tenant: self._lease(tenant, gateway, ledger, now_s) for tenant in self._budgets}
+
+    def _prolonged(self, kept: Mapping[str, float], now_s: float) -> dict[str, Lease]:
+        return {tenant: Lease(usd, now_s + self._ttl_s) for tenant, usd in kept.items()}
 
     def _lease(self, tenant: str, gateway: str, ledger: SpentByWriter, now_s: float) -> Lease:
         budget = self._budgets[tenant]

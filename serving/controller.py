@@ -60,7 +60,7 @@ class Controller:
         self._fresh_start = fresh_start
         if fresh_start:
             self._budgets.opens_at_once()
-        self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing is granted before
+        self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing new is granted before
 
     def app(self) -> web.Application:
         """The HTTP application."""
@@ -170,9 +170,7 @@ class Controller:
         now = now_s()
         self._bidding.heard(asked.wanted, now)
         self._commitment.heard(asked.wanted)
-        leases = {}
-        if self._spent is not None:
-            leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
+        leases = self._budgets.leases(asked.gateway, asked.started_s, asked.spent, self._spent, now, asked.held)
         market = self.market
         gates = {pool: report.url for pool, (heard_s, report) in self._gates.items() if now - heard_s < _GATE_TTL_S}
         published = Market(market.version, market.as_of_s, market.offers, leases)

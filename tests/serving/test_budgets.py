@@ -64,6 +64,19 @@ def test_a_controller_that_has_just_restarted_renews_what_a_gateway_holds_and_co
     assert made.leases("new", NOON_S, {}, {}, NOON_S + TTL_S)["t"].usd == pytest.approx((10.0 - 4.0) / 3)
 
 
+def test_until_the_ledger_has_told_what_gateways_hold_is_prolonged_and_nothing_is_granted() -> None:
+    made = BudgetBook({"t": Budget(usd=10.0)}, TTL_S, NOON_S)
+    late_s = NOON_S + 5 * TTL_S
+    assert made.leases("a", NOON_S - 5, {"t": 1.0}, None, late_s, {"t": 4.0}) == {"t": Lease(4.0, late_s + TTL_S)}
+    assert made.leases("new", NOON_S, {}, None, late_s) == {}
+    # Now the ledger has told, but b, which holds a lease as well, has not been heard of yet.
+    assert made.leases("new", NOON_S, {}, {}, late_s + 1) == {}
+    assert made.leases("b", NOON_S - 5, {}, {}, late_s + 2, {"t": 3.0})["t"].usd == 3.0
+    made.leases("a", NOON_S - 5, {"t": 1.0}, {}, late_s + 2, {"t": 4.0})
+    granted = made.leases("new", NOON_S, {}, {}, late_s + TTL_S)["t"].usd
+    assert granted == pytest.approx((10.0 - 4.0 - 3.0) / 4)
+
+
 def test_a_new_day_opens_the_budget_again_and_what_was_spent_before_it_stays_out_of_it() -> None:
     made = book()
     midnight_s = window_start_s(Budget(usd=1), NOON_S) + DAY_S
@@ -102,12 +115,13 @@ def test_a_smaller_lease_counts_only_once_its_gateway_goes_by_it() -> None:
 
 
 class Gateways(RuleBasedStateMachine):
-    """Three gateways with one budget; answers get lost, spending never waits for them, days pass."""
+    """Three gateways with one budget; answers get lost, spending never waits for them, controllers die."""
 
     @initialize()
     def start(self) -> None:
         self.now_s = NOON_S
         self.book = book()
+        self.ledger: dict[tuple[str, str], float] | None = {}
         self.lease = [Lease(0.0, 0.0)] * 3
         self.spent = [0.0] * 3
         self.in_window = 0.0
@@ -126,10 +140,19 @@ class Gateways(RuleBasedStateMachine):
         """``between``: what is spent, of what may be, while the report is on its way."""
         spent = {"t": self.spent[i]}
         held = {"t": self.lease[i].usd} if self.now_s < self.lease[i].expires_s else {}
-        granted = self.book.leases(f"g{i}", NOON_S, spent, {}, self.now_s, held)["t"]
+        granted = self.book.leases(f"g{i}", NOON_S, spent, self.ledger, self.now_s, held).get("t")
         self.spend(i, between)
-        if not lost:
+        if not lost and granted is not None:
             self.lease[i] = granted
+
+    @rule()
+    def restart(self) -> None:
+        """Another controller begins, which knows of no spending until the ledger's loader tells it."""
+        self.book, self.ledger = BudgetBook({"t": Budget(usd=10.0)}, TTL_S, self.now_s), None
+
+    @rule()
+    def tell(self) -> None:
+        self.ledger = {("t", f"g{i}"): usd for i, usd in enumerate(self.spent)}
 
     @rule(seconds=st.sampled_from([0.5, 0.5, 4.0]))
     def wait(self, seconds: float) -> None:
