@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serving.commands import ledger
+from serving.commands import ledger, plan, status
 
 app = typer.Typer(
     name="baseload",
@@ -96,6 +96,9 @@ def prices(
     from serving.commands.spans import start_s
 
     raise typer.Exit(run(Options(config, url.rstrip("/"), key, offline, as_json, html, start_s(since))))
+
+
+app.command()(status.status)
 
 
 @app.command()
@@ -203,6 +206,9 @@ def simulate(
         price_history, price_history_from,
     )  # fmt: skip
     raise typer.Exit(run(asked))
+
+
+app.command()(plan.plan)
 
 
 def main() -> None:

@@ -60,7 +60,9 @@ class Controller:
         self._fresh_start = fresh_start
         if fresh_start:
             self._budgets.opens_at_once()
-        self._spent: dict[tuple[str, str], float] | None = None  # until the ledger has told: nothing new is granted before
+        self._spent: dict[tuple[str, str], float] | None = (
+            None  # until the ledger has told: nothing new is granted before
+        )
 
     def app(self) -> web.Application:
         """The HTTP application."""

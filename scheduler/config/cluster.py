@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, StrictBool, model_validator
 
 from scheduler.config.base import Model, Name, Positive
 from scheduler.config.demand import Label, PolicySpec, ServiceClassSpec, Tenant
+from scheduler.config.planning import PlanningSpec
 from scheduler.config.prices import Feed, Listed, PricesSpec
 from scheduler.config.supply import ModelSpec, Pool, Provider, Site
 
@@ -56,6 +57,7 @@ class ClusterConfig(Model):
     policy: PolicySpec = PolicySpec()
     ledger: LedgerSpec = LedgerSpec()
     controller: ControllerSpec = ControllerSpec()
+    planning: PlanningSpec = PlanningSpec()
     _dir: str = PrivateAttr(default=".")
 
     @property
@@ -89,6 +91,16 @@ class ClusterConfig(Model):
                 if item.name in seen:
                     yield f"{section}[{i}].name: {item.name!r} is there twice"
                 seen.add(item.name)
+        pools = {pool.name for pool in self.pools}
+        for i, candidate in enumerate(self.planning.candidates):
+            if candidate.name in pools:
+                yield f"planning.candidates[{i}].name: {candidate.name!r} is there twice"
+            pools.add(candidate.name)
+        offered: set[str] = set()
+        for i, offer in enumerate(self.planning.cloud):
+            if offer.pool in offered:
+                yield f"planning.cloud[{i}].pool: {offer.pool!r} is there twice"
+            offered.add(offer.pool)
         digests: dict[str, str] = {}
         for i, tenant in enumerate(self.tenants):
             for j, key in enumerate(tenant.keys):
@@ -113,6 +125,11 @@ class ClusterConfig(Model):
                 references.append((f"providers[{i}].models[{j}].model", served.model, models, "models"))
         for i, alias in enumerate(self.aliases):
             references += [(f"aliases[{i}].models[{j}]", m, models, "models") for j, m in enumerate(alias.models)]
+        pools = {pool.name for pool in self.pools}
+        for i, candidate in enumerate(self.planning.candidates):
+            references.append((f"planning.candidates[{i}].pool", candidate.pool, pools, "pools"))
+        for i, offer in enumerate(self.planning.cloud):
+            references.append((f"planning.cloud[{i}].pool", offer.pool, pools, "pools"))
         for i, label in enumerate(self.labels):
             if label.zones != "any":
                 references += [(f"labels[{i}].zones[{j}]", z, zones, "zones") for j, z in enumerate(label.zones)]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
+from scheduler.config.expected import ExpectedSpec
 from scheduler.core.market import ServiceClass
 
 # Published in README: it must never open a door that others can reach.
@@ -131,6 +132,7 @@ class PolicySpec(Model):
     ``bid_prefilter``: share of the bid price at which gateways already look elsewhere (a gate asks for all of it).
     ``bid_every_s``: how often the curves behind it are solved anew. ``ttft_margin``: share of a TTFT objective that gates
     plan with, until they have learnt better. ``grant_ahead_s``: work that an engine is given before it has begun what it has.
+    ``expected``: what the plan behind this file expects; only ``baseload status`` reads it.
     """
 
     local_floor: Literal["none", "amortized"] = "none"
@@ -148,3 +150,4 @@ class PolicySpec(Model):
     triage: str = Field(default="scheduler.quality.triage:heuristic", pattern=r"^[\w.]+:\w+$")
     bounds: RequestBounds = RequestBounds()
     commitment: CommitmentSpec = CommitmentSpec()
+    expected: ExpectedSpec | None = None

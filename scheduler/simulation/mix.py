@@ -39,8 +39,24 @@ class DifficultyRange(Model):
         return self
 
 
+class Tokens(Model):
+    """How long prompts or answers are: median and 95th percentile of a lognormal distribution."""
+
+    median: Count
+    p95: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Tokens:
+        if self.p95 < self.median:
+            raise ValueError(f"p95 ({self.p95}) is below the median ({self.median})")
+        return self
+
+
 class ProfileSpec(Model):
-    """One kind of request: ``share`` is a weight, all shares together are everything."""
+    """One kind of request: ``share`` is a weight, all shares together are everything.
+
+    ``model_class``, ``input_tokens`` and ``output_tokens`` are for traces of mere rates (``scheduler.planning.rates``).
+    """
 
     name: Name
     share: Positive
@@ -52,6 +68,9 @@ class ProfileSpec(Model):
     difficulty: Fraction | DifficultyRange = 0.2
     needs: frozenset[Ability] = frozenset({"chat"})
     output_tokens_max: Count | None = None
+    model_class: Name | None = None
+    input_tokens: Tokens | None = None
+    output_tokens: Tokens | None = None
 
 
 class Mix(Model):
@@ -79,7 +98,8 @@ class Mix(Model):
 class Profile:
     """A kind of request in the core's terms. ``models`` None means any; ``deadline_s`` counts from arrival.
 
-    ``output_tokens_max`` is the ``max_tokens`` that the client sends, None if it sends none.
+    ``output_tokens_max`` is the ``max_tokens`` that the client sends, None if it sends none. ``pools``: those that plans and
+    the kernel may serve it from, None for all that have its model; the exact engine decides as the live gateway does.
     """
 
     name: str
@@ -95,6 +115,7 @@ class Profile:
     usd_max: float
     deadline_s: float
     output_tokens_max: int | None = None
+    pools: frozenset[str] | None = None
 
 
 def load_mix(path: str | Path) -> Mix:

@@ -23,6 +23,8 @@ from scheduler.simulation.scenario import (
 from scheduler.simulation.tally import Tally
 
 SLO_ALLOWANCE_MAX = 0.01
+# Sums of the same amounts in another order differ by less than this share of the bill: nothing was saved then.
+_ROUNDING_SHARE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,10 @@ def bound_of(of: Judged, allowance: float) -> Bound:
 
 def savings_captured(tally: Tally, bound: Bound) -> float:
     """Share of what a clairvoyant saves against all-API that this run saved; 1 where there was nothing to save."""
-    possible = bound.usd_all_api - bound.usd_total
-    return (bound.usd_all_api - tally.usd_total) / possible if possible > 1e-12 else 1.0
+    possible, saved = bound.usd_all_api - bound.usd_total, bound.usd_all_api - tally.usd_total
+    if possible <= 1e-12:
+        return 1.0
+    return saved / possible if abs(saved) > _ROUNDING_SHARE * bound.usd_all_api else 0.0
 
 
 def false_burst_usd_share(tally: Tally, bound: Bound) -> float:

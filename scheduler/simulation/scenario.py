@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,7 @@ REQUESTS_MAX = 600_000
 TUNING_SHARE = 0.2
 # A world has events even while nothing comes: clearings, bid prices. Times in another unit would be played for days.
 SPAN_S_MAX = 366 * 86_400.0
+_SHIFT_S, _DAY_S = 1800.0, 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Everything that a run needs but the policy. ``tuning`` comes before ``judged``; the two share no request."""
+    """Everything that a run needs but the policy. ``tuning`` comes before ``judged``; the two share no request.
+
+    ``shift_s_max``: within how many seconds the copies lie (None: the span, which levels out the hours of the day).
+    """
 
     site: Site
     profiles: tuple[Profile, ...]
-    assign_by: AssignBy
+    assign_by: AssignBy | Literal["given"]
     trace: Trace
     copies: float
     load_factor: float
@@ -50,6 +55,7 @@ class Scenario:
     tuning: Window
     judged: Window
     policy: Policy
+    shift_s_max: float | None = None
 
     def __post_init__(self) -> None:
         if self.judged.end_s > SPAN_S_MAX:
@@ -60,25 +66,23 @@ class Scenario:
 
     def batches(self, window: Window) -> Iterator[Batch]:
         """The requests of a part."""
-        return iter(
-            Workload(
-                self.trace, self.profiles, self.seed, self.copies, window.start_s, window.end_s,
-                assign_by=self.assign_by,
-            )
-        )  # fmt: skip
+        return iter(self._workload(window))
 
     def requests_expected(self, window: Window) -> int:
         """About how many requests a part has."""
-        workload = Workload(
-            self.trace, self.profiles, self.seed, self.copies, window.start_s, window.end_s, assign_by=self.assign_by
-        )
-        return round(workload.requests_expected)
+        return round(self._workload(window).requests_expected)
+
+    def _workload(self, window: Window) -> Workload:
+        return Workload(
+            self.trace, self.profiles, self.seed, self.copies, window.start_s, window.end_s, assign_by=self.assign_by,
+            shift_s_max=self.shift_s_max,
+        )  # fmt: skip
 
 
 def scenario_of(
     config: ClusterConfig,
     profiles: tuple[Profile, ...],
-    assign_by: AssignBy,
+    assign_by: AssignBy | Literal["given"],
     trace: Trace,
     load_factor: float,
     policy: Policy,
@@ -108,7 +112,7 @@ def scenario_of(
         fits = input_tokens.astype(np.int64) + output_tokens <= offer.context_tokens  # the sum may exceed 32 bits
         return np.where(fits, sum(work_parts(offer.curve, input_tokens, output_tokens)), 0.0)
 
-    offered = offered_work(trace, profiles, work)
+    offered = offered_work(trace, profiles, work, assign_by == "given")
     copies = copies_for(load_factor, sum(site.capacity.values()), offered)
     rate = copies * trace.requests / trace.span_s
     end_s = min(trace.span_s, requests_max / rate)
@@ -127,9 +131,18 @@ def scenario_of(
     )
 
 
+def shift_s_max(span_s: float) -> float | None:
+    """Within how many seconds copies of a trace lie: half an hour where it has days, whose hours they would level out."""
+    return _SHIFT_S if span_s >= _DAY_S else None
+
+
 def local_offers(profile: Profile, offers: tuple[Offer, ...]) -> list[Offer]:
     """Own offers that a profile's requests may use, the one with the least work first."""
-    found = [o for o in offers if o.kind != "api" and _admits(profile, o)]
+    pools = profile.pools
+    found = [
+        o for o in offers
+        if o.kind != "api" and _admits(profile, o) and (pools is None or o.id.partition("/")[0] in pools)
+    ]  # fmt: skip
     return sorted(found, key=lambda o: 1.0 / o.curve.prefill_tokens_per_s)
 
 

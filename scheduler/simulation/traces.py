@@ -10,7 +10,7 @@ memory for one block and disk for its columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -24,7 +24,7 @@ from scheduler.simulation.trace_formats import FORMATS, CsvFile, MooncakeFile, O
 from scheduler.simulation.trace_formats.block import Block
 from scheduler.simulation.trace_formats.csv_file import first_line, opened, recognised
 
-__all__ = ["Trace", "TraceError", "open_trace", "trace_of"]
+__all__ = ["Trace", "TraceError", "cut", "open_trace", "trace_of"]
 
 Progress = Callable[[float], None]
 
@@ -113,6 +113,23 @@ def open_trace(
         spool.close()
         owned.cleanup()
         raise
+
+
+def cut(trace: Trace, from_s: float, until_s: float) -> Trace:
+    """Requests of ``trace`` from one instant up to another, on a clock that begins there. Lives no longer than ``trace``.
+
+    Raises ValueError where nothing lies between them. Prefix blocks are left out.
+    """
+    first, last = np.searchsorted(trace.arrival_s, (from_s, until_s))
+    if first == last:
+        raise ValueError(f"{trace.name}: no request between {from_s:g} s and {until_s:g} s")
+    names = ("input_tokens", "output_tokens", "client", "session", "reusable_prefix_tokens")
+    columns = {name: getattr(trace, name)[first:last] for name in names}
+    arrival_s = trace.arrival_s[first:last]
+    return replace(
+        trace, arrival_s=arrival_s - arrival_s[0], **columns, prefix_offsets=None, prefix_blocks=None, dropped=0,
+        directory=None,
+    )  # fmt: skip
 
 
 def trace_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,8 @@ class Workload:
     The fraction of ``copies`` is one more copy of which each request is kept with that probability; below 1 it is the first.
 
     Requests from ``start_s`` up to ``end_s`` (None: the span) are produced, at most ``requests_max``. ``assign_by`` says what
-    draws a profile: each request, or all requests of a client or session (those without a session, each on its own).
+    draws a profile: each request, or all requests of a client or session (those without a session, each on its own);
+    ``given``: none is drawn, the client of a request is the number of its profile.
     Difficulty is drawn for each request in the range of its profile. Raises ValueError for what makes no sense.
     """
 
@@ -87,7 +88,7 @@ class Workload:
         start_s: float = 0.0,
         end_s: float | None = None,
         *,
-        assign_by: AssignBy = "request",
+        assign_by: AssignBy | Literal["given"] = "request",
         requests_max: int | None = None,
         shift_s_max: float | None = None,
         batch_requests: int = 10_000,
@@ -190,6 +191,8 @@ class Workload:
     ) -> NDArray[np.int16]:
         if len(self.profiles) == 1:
             return np.zeros(len(index), np.int16)
+        if self.assign_by == "given":
+            return self.trace.client[index].astype(np.int16)
         key = index
         if self.assign_by == "client":
             key = self.trace.client[index].astype(np.int64)
@@ -208,18 +211,21 @@ class Workload:
         return self._low[profile] + self._width[profile] * drawn
 
 
-def offered_work(trace: Trace, profiles: Sequence[Profile], work: Work) -> float:
+def offered_work(trace: Trace, profiles: Sequence[Profile], work: Work, given: bool = False) -> float:
     """Replica-seconds of local work that one copy of ``trace`` brings per second, as the mean over all draws of profiles.
 
-    ``work`` is asked for each profile in turn; what it answers with nan counts as nothing.
+    ``work`` is asked for each profile in turn; what it answers with nan counts as nothing. ``given``: none is drawn, the
+    client of a request is the number of its profile.
     """
     shares = np.array([profile.share for profile in profiles])
     shares = shares / shares.sum()
     total_s = 0.0
     for first in range(0, trace.requests, _CHUNK_ROWS):
         rows = slice(first, first + _CHUNK_ROWS)
+        inputs, outputs, client = trace.input_tokens[rows], trace.output_tokens[rows], trace.client[rows]
         for i, share in enumerate(shares):
-            total_s += share * float(np.nansum(work(i, trace.input_tokens[rows], trace.output_tokens[rows])))
+            own = client == i if given else slice(None)
+            total_s += (1.0 if given else share) * float(np.nansum(work(i, inputs[own], outputs[own])))
     return total_s / trace.span_s
 
 

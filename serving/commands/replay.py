@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from scheduler.config import ConfigError, load
+from serving.commands import stopping
 from serving.replay import report
 from serving.replay.errors import CONFIG, ReplayError
 from serving.replay.plan import Given, Plan, make
@@ -21,11 +22,18 @@ INTERRUPTED = 130
 
 
 def run(given: Given, as_json: bool, out: Path | None) -> int:
-    """Play and print. Exit status 0; 1 refused, or nothing was answered; 2 a file or an option; 3 no gateway; 130 Ctrl-C."""
+    """Play and print. Exit status 0; 1 refused, or nothing was answered; 2 a file or an option; 3 no gateway; 130 Ctrl-C.
+
+    SIGTERM counts as Ctrl-C, and is 143 while the trace is still being read.
+    """
     try:
-        plan = make(given, load(given.config), os.environ)
+        with stopping.on_sigterm():
+            plan = make(given, load(given.config), os.environ)
         _must_be_writable(out)
         played = _played(plan, given.url)
+    except stopping.Terminated:
+        print("baseload: stopped before anything was sent", file=sys.stderr)
+        return stopping.TERMINATED
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CONFIG

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from serving.commands import stopping
 
 if TYPE_CHECKING:
     from scheduler.config import ClusterConfig
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from scheduler.simulation.traces import Trace
 
 INPUT = 2
-INTERRUPTED = 130
 _COPIES_MAX = 100_000
 _SNAPSHOT_S_MIN = 0.05  # as often as the simulated world looks at its gates
 
@@ -52,18 +52,21 @@ class InputError(ValueError):
 
 
 def run(options: Options) -> int:
-    """Simulate and print. Exit status 0; 2: a file or an option cannot be used; 130: stopped by Ctrl-C."""
+    """Simulate and print. Exit status 0; 2: a file or an option cannot be used; 130, 143: stopped by Ctrl-C, SIGTERM."""
     try:
-        with _simulated(options) as result:
+        with stopping.on_sigterm(), _simulated(options) as result:
             if options.html is not None:
                 _write_page(result, options, options.html)
             if options.as_json:
                 _print_json(result)
             elif options.html is None:
                 _show(result)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, stopping.Terminated, ImportError) as error:
+        status = stopping.status_of(error)
+        if status is None:
+            raise
         print("baseload: stopped; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        return status
     except OSError as error:
         print(f"baseload: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return INPUT
@@ -103,14 +106,21 @@ def _simulated(options: Options) -> Iterator[Result]:
     from scheduler.simulation.traces import open_trace
     from scheduler.simulation.world import Settings
     from serving.commands.check import checked
+    from serving.commands.progress import Bar
 
     config = checked(options.config)
+    if not config.pools:
+        raise InputError(f"{options.config}: has no pools: where everything is bought there is nothing to decide")
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles = resolve(mix, config)
     settings = Settings(options.gateways, max(_SNAPSHOT_S_MIN, options.snapshot_age_s), options.seed)
-    bar = _Bar()
+    bar = Bar()
     bar.reads(options.trace)
     with bar.progress, open_trace(options.trace, sort=options.sort, progress=bar.read) as trace:
+        if not trace.input_tokens.any() and trace.output_tokens.max() <= 1:
+            raise InputError(
+                f"{options.trace}: no request has any input tokens, or more than one output token: no work"
+            )
         scenario = _scenario(config, profiles, mix.assign_by, trace, options, from_s)
         runs = len(names) + (3 if options.chain and SHIPPED in names else 0)
         bar.plays(runs * scenario.requests_expected(scenario.judged))
@@ -162,46 +172,6 @@ def _scenario(
             f"--load-factor: {asked:g} takes {scenario.copies:,.0f} copies of the trace, {_COPIES_MAX:,} at most"
         )
     return scenario
-
-
-class _Bar:
-    """Progress on standard error, only where that is a terminal: what is played, and how fast."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description:<30}"),
-            BarColumn(),
-            TextColumn("{task.fields[rate]:>16}"),
-            TimeElapsedColumn(),
-        )
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self.progress.add_task("", total=None, rate="")
-        self._what, self._since_s, self._played = "", 0.0, 0
-
-    def reads(self, path: Path) -> None:
-        """A trace is being read."""
-        self.progress.update(self._task, description=f"reading {path.name}"[:30], total=1.0)
-
-    def read(self, part: float) -> None:
-        """That much of it has been read."""
-        self.progress.update(self._task, completed=part)
-
-    def plays(self, requests: int) -> None:
-        """So many requests are to be played in all."""
-        self.progress.reset(self._task, total=max(1, requests), completed=0)
-
-    def say(self, what: str, requests: int) -> None:
-        """``what`` goes on, and has played so many requests more."""
-        now_s = time.monotonic()
-        if what != self._what:
-            self._what, self._since_s, self._played = what, now_s, 0
-        self._played += requests
-        rate = f"{self._played / max(1e-3, now_s - self._since_s):,.0f} requests/s" if self._played else ""
-        self.progress.update(self._task, description=what[:30], advance=requests, rate=rate)
 
 
 def _write_page(result: Result, options: Options, out: Path) -> None:

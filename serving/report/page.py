@@ -27,6 +27,8 @@ h1 { font-size: 1.6rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .5rem; border-bottom: 1px solid #000; padding-bottom: .2rem; }
 .lead { font-size: 1.1rem; margin: .2rem 0; }
 .small { font-size: .87rem; color: #333; }
+.notice { border: 3px solid #000; padding: .4rem .9rem; margin: 1rem 0; break-inside: avoid; }
+.notice p { margin: .2rem 0; font-weight: 600; }
 figure { margin: 0; }
 figure > svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
@@ -45,6 +47,7 @@ td:not(.n) { min-width: 6.2rem; }
   body { margin: 0; padding: 0; max-width: none; font-size: 10pt; }
   h2 { break-after: avoid; }
   figure > svg, figcaption, tr { break-inside: avoid; }
+  figcaption { break-before: avoid; }
   figure > svg { max-height: 150mm; }
   thead { display: table-header-group; }
   .wide { overflow: visible; }
@@ -53,13 +56,23 @@ td:not(.n) { min-width: 6.2rem; }
 
 
 class Figure(NamedTuple):
-    """``drawing`` is an SVG element, None without data. ``tables`` are what it was drawn from."""
+    """``drawing`` is an SVG element, None without data. ``tables`` are what it was drawn from.
+
+    ``more`` are drawings below the first, where one would be too high for a printed page.
+    """
 
     name: str
     title: str
     finding: str
     drawing: Element | None
     tables: tuple[Table, ...]
+    more: tuple[Element, ...] = ()
+
+
+class Notice(NamedTuple):
+    """Lines in a frame, for what must not be overlooked; without lines there is no frame."""
+
+    lines: tuple[str, ...]
 
 
 class Heading(NamedTuple):
@@ -98,7 +111,7 @@ def _is_special(out: Path) -> bool:
         return False
 
 
-def html(heading: Heading, sections: Iterable[tuple[str, Sequence[Figure | Table]]]) -> bytes:
+def html(heading: Heading, sections: Iterable[tuple[str, Sequence[Figure | Table | Notice]]]) -> bytes:
     """The page in UTF-8: sections with a title (or none, where each figure brings its own) and what they show."""
     root = Element("html", lang="en")
     head = SubElement(root, "head")
@@ -119,6 +132,8 @@ def html(heading: Heading, sections: Iterable[tuple[str, Sequence[Figure | Table
         for part in shown:
             if isinstance(part, Figure):
                 _figure(main, part)
+            elif isinstance(part, Notice):
+                _notice(main, part)
             else:
                 _table(main, part)
     # Without an encoding of its own tostring would write what ASCII lacks as entities, and surrogates as errors.
@@ -130,9 +145,17 @@ def _figure(parent: Element, figure: Figure) -> None:
     element = SubElement(parent, "figure", id=f"figure-{figure.name}")
     if figure.drawing is not None:
         element.append(figure.drawing)
+    element.extend(figure.more)
     _text(element, "figcaption", figure.finding)
     for table in figure.tables:
         _table(element, table)
+
+
+def _notice(parent: Element, notice: Notice) -> None:
+    if notice.lines:
+        frame = SubElement(parent, "div", {"class": "notice", "role": "note"})
+        for line in notice.lines:
+            _text(frame, "p", line)
 
 
 def _table(parent: Element, table: Table) -> None:

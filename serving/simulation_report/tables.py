@@ -16,6 +16,14 @@ from serving.report.words import age, count, number, percent, plain
 from serving.simulation_report.outcome import best, in_time, ranked, saved_share, share, usd
 
 BOUND = "clairvoyant bound"
+# What a threshold is a threshold of, by policy: no two are in the same unit.
+_TUNED_TO = {
+    "overflow-queue": "{} of ttft_s_max",
+    "overflow-kv": "{} of the KV cache",
+    "static-price": "{} USD/replica-s",
+    "quality-threshold": "difficulty {}",
+    "hpa": "{} of slots or KV cache",
+}
 
 
 class Given(NamedTuple):
@@ -39,7 +47,7 @@ def policies(result: Result) -> Table:
         Column("SLO %"),
         Column("local %", 3),
         Column("false burst %", 4),
-        Column("tuned to", 5),
+        left("tuned to", 5),
         left("", 6),
     )
     bound, first = result.bound, best(result)
@@ -59,7 +67,7 @@ def policies(result: Result) -> Table:
 
 def _policy(policy: PolicyResult, result: Result, is_best: bool) -> tuple[str, ...]:
     tally = policy.tally
-    tuned = number(policy.threshold) if policy.name in TUNED else "-"
+    tuned = _TUNED_TO[policy.name].format(number(policy.threshold)) if policy.name in TUNED else "-"
     note = "best" if is_best else "" if in_time(policy) else "misses its objectives"
     if tally.violations:
         note = f"{count(tally.violations, 'request')} left their zones"

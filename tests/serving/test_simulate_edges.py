@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from scheduler.simulation.tuning import TUNED
 from serving.cli import app
 from serving.report import page, terminal
 from serving.report.tables import Column, Table, left
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 HEADING = "arrival_s,input_tokens,output_tokens\n"
+BOUGHT = """
+version: 1
+zones: [cloud]
+models: [{name: big, context_tokens: 1000, quality: {low: 0.9, medium: 0.9, high: 0.9}}]
+providers:
+  - name: far
+    kind: simulated
+    zone: cloud
+    simulated: {}
+    models: [{model: big, upstream: big, price: {input: 1, output: 4}, curve: {prefill_tokens_per_s: 1000, itl_base_s: 0.01}}]
+service_classes: [{name: interactive}]
+tenants: [{name: demo, keys: [{env: DEMO_KEY}], zones: [cloud], service_classes: [interactive]}]
+"""
 
 
 def simulate(trace: Path, *arguments: object) -> Result:
@@ -58,6 +74,42 @@ def test_requests_too_long_for_32_bits_are_no_local_work(tmp_path: Path) -> None
     path.write_text(HEADING + rows)
     ran = simulate(path)
     assert json.loads(ran.stdout)["workload"]["load_factor"] < 0.01
+
+
+@pytest.mark.parametrize("tokens", ["0,0", "0,1"])
+def test_a_trace_without_tokens_is_said_to_be_no_work(tmp_path: Path, tokens: str) -> None:
+    path = tmp_path / "nothing.csv"
+    path.write_text(HEADING + "".join(f"{at},{tokens}\n" for at in range(50)))
+    ran = simulate(path)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "nothing.csv: no request has any input tokens, or more than one output token" in ran.stderr
+
+
+def test_a_site_without_pools_leaves_nothing_to_decide(trace: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bought.yaml"
+    path.write_text(BOUGHT)
+    ran = simulate(trace, "--config", path)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert f"{path}: has no pools" in ran.stderr
+
+
+def test_every_threshold_that_was_tuned_is_shown_with_what_it_is_a_threshold_of(trace: Path) -> None:
+    usual = ("--config", EXAMPLES / "h100-site.yaml", "--policy", ",".join(TUNED), "--trace", trace)
+    ran = CliRunner().invoke(app, ["simulate", *map(str, usual)])
+    assert ran.exit_code == 0
+    units = ("of ttft_s_max", "of the KV cache", "USD/replica-s", "difficulty", "of slots or KV cache")
+    for policy, unit in zip(TUNED, units, strict=True):
+        [row] = [line for line in ran.stdout.splitlines() if re.match(rf"{policy}( \*)? +\d", line)]
+        assert unit in row
+
+
+def test_what_the_inputs_are_told_to_be_is_said_in_options_that_exist() -> None:
+    told = (EXAMPLES.parent / "docs" / "simulation-inputs.md").read_text()
+    options = {
+        option for name in ("simulate", "serve") for p in get_command(app).commands[name].params for option in p.opts
+    }
+    assert set(re.findall(r"--[a-z][a-z-]*", told)) <= options
+    assert not re.findall(r"`[^`\n]*\w=\w[^`\n]*`", told)  # an argument of Python
 
 
 def test_a_snapshot_of_no_age_is_as_fresh_as_can_be(trace: Path) -> None:

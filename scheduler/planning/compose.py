@@ -1,0 +1,49 @@
+"""From what was found to the ``Plan`` that is written: every figure in its place."""
+
+from __future__ import annotations
+
+from scheduler.planning import document, meaning, outlook
+from scheduler.planning.assumptions import assumptions
+from scheduler.planning.model import Model
+from scheduler.planning.planner import Found
+from scheduler.planning.search import summary
+
+
+def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.Plan:
+    """The document of what has been found. Raises ValueError where not even a first search was done."""
+    model, choice = found.model, found.choice
+    if model is None or choice is None:
+        raise ValueError("nothing was found that could be written")
+    parts = model.parts(choice)
+    costs = meaning.bill(model, parts)
+    whole = not found.partial
+    return document.Plan(
+        made_at=made_at,
+        partial=found.partial,
+        warnings=tuple(found.warnings),
+        trace=facts,
+        horizon_years=model.spec.horizon_years,
+        pools=meaning.pool_plans(model, choice, parts, found.technologies),
+        costs=costs,
+        usd_per_hour=summary(choice.usd_per_hour, model.spec.cvar_share),
+        all_api_usd_per_hour=_bought(model),
+        expected=meaning.expected(found, model, choice),
+        finalists=tuple(found.finalists),
+        sizings=found.sizings,
+        owned_costs=found.owned_costs,
+        load_duration=outlook.load_durations(model, choice),
+        screening=outlook.screenings(model),
+        weeks=outlook.weeks(model, choice),
+        merit_order=meaning.merit_order(found, model, choice),
+        sensitivity=found.sensitivity,
+        npv=meaning.present_value(model, choice) if whole else None,
+        energy=meaning.energy(found, model, choice, parts),
+        switches=meaning.switches(found, model, choice),
+        assumptions=assumptions(found, model),
+    )
+
+
+def _bought(model: Model) -> float:
+    """USD per hour with nothing of our own, over the scenarios; work that must stay is left out."""
+    nothing = model.of((0,) * len(model.units))
+    return sum(part.costs.api for part in model.parts(nothing)) + model.bought_usd_per_hour

@@ -1,0 +1,214 @@
+"""The requests of a plan as columns: what each would cost at the cheapest API and on every technology that could serve it.
+
+Fluid arithmetic needs no more than a few million rows: of a larger load a share is taken, and each row stands for more
+than one request (``weight``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from scheduler.config import ClusterConfig
+from scheduler.planning.sizes import input_tokens_max
+from scheduler.planning.technologies import PlanError, Technology, expanded
+from scheduler.simulation.mix import Profile
+from scheduler.simulation.regret import judged
+from scheduler.simulation.scenario import EPOCH_S, Scenario, Window, local_offers
+from scheduler.simulation.site import site_of
+
+ROWS_MAX = 1_500_000
+_CHUNK_ROWS = 150_000
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolRequests:
+    """Requests whose home is one pool, by ascending arrival. One row each; technologies are those of the pool, in order.
+
+    ``at_s`` on the clock of the trace, ``elsewhere_usd`` at the cheapest API (inf: it may not leave), ``work_s`` and
+    ``energy_usd`` [technology, request] in replica-seconds (inf: it cannot be served in time) and USD; ``stands_for``
+    requests each.
+    """
+
+    pool: str
+    technologies: tuple[Technology, ...]
+    at_s: np.ndarray
+    profile: np.ndarray
+    input_tokens: np.ndarray
+    output_tokens: np.ndarray
+    elsewhere_usd: np.ndarray
+    work_s: np.ndarray
+    energy_usd: np.ndarray
+    stands_for: float
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """All requests of a window: those with a home by pool, and the cost of those that only an API can serve.
+
+    ``homeless`` and ``stranded`` count requests: those without a home, and those of them that no API may serve either.
+    """
+
+    window: Window
+    pools: tuple[PoolRequests, ...]
+    stands_for: float
+    count: float
+    input_tokens_mean: float
+    output_tokens_mean: float
+    homeless_usd_per_hour: float
+    homeless: float
+    stranded: float
+
+    @property
+    def hours(self) -> float:
+        """Length of the window."""
+        return self.window.span_s / 3600.0
+
+
+def homes_of(
+    config: ClusterConfig, profiles: Sequence[Profile], technologies: Sequence[Technology]
+) -> tuple[Profile, ...]:
+    """The profiles, each bound to the technologies of its home: the pool of ``config`` that serves it with the least work."""
+    offers = site_of(config, tuple(profiles), EPOCH_S).priced(EPOCH_S).offers
+    bound = []
+    for profile in profiles:
+        own = local_offers(profile, offers)
+        home = own[0].id.partition("/")[0] if own else ""
+        bound.append(replace(profile, pools=frozenset(t.name for t in technologies if t.pool == home)))
+    return tuple(bound)
+
+
+def waits_s_of(homes: Sequence[Profile]) -> dict[str, float]:
+    """By technology: the longest objective of the time to a first token of what may come to it."""
+    found: dict[str, float] = {}
+    for profile in homes:
+        for name in profile.pools or ():
+            found[name] = max(found.get(name, 0.0), profile.service_class.ttft_s_max)
+    return found
+
+
+def requests_of(
+    scenario: Scenario,
+    config: ClusterConfig,
+    technologies: Sequence[Technology],
+    window: Window,
+    progress: Progress = lambda share: None,
+    rows_max: int = ROWS_MAX,
+) -> Requests:
+    """Every request of ``window`` (or a share of them, if there are more than ``rows_max``), priced.
+
+    Raises PlanError where the window is empty or nothing in it could be served at home.
+    """
+    expected = scenario.requests_expected(window)
+    if expected < 1:
+        raise PlanError(
+            f"no request between {window.start_s:.0f} s and {window.end_s:.0f} s: there is nothing to plan for"
+        )
+    stands_for = max(1.0, expected / rows_max)
+    profiles = homes_of(config, scenario.profiles, technologies)
+    whole = replace(
+        scenario,
+        site=site_of(expanded(config), profiles, EPOCH_S),
+        profiles=profiles,
+        copies=scenario.copies / stands_for,
+    )
+    chunks = max(1, round(expected / stands_for / _CHUNK_ROWS))
+    edges = np.linspace(window.start_s, window.end_s, chunks + 1)
+    parts = []
+    for first, last in pairwise(edges):
+        part = _chunk(whole, technologies, Window(float(first), float(last)))
+        parts += [part] if part is not None else []
+        progress((last - window.start_s) / window.span_s)
+    if not parts:
+        raise PlanError("no request of the trace falls into the planned part")
+    return _gathered(parts, whole, technologies, window, stands_for)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Columns of one chunk; [technology, request] for the last three."""
+
+    at_s: np.ndarray
+    profile: np.ndarray
+    input_tokens: np.ndarray
+    output_tokens: np.ndarray
+    elsewhere_usd: np.ndarray
+    eligible: np.ndarray
+    energy_usd: np.ndarray
+
+
+def _chunk(whole: Scenario, technologies: Sequence[Technology], window: Window) -> _Chunk | None:
+    batches = list(whole.batches(window))
+    if not batches:
+        return None
+    priced = judged(replace(whole, judged=window))
+    of = priced.requests
+    inputs, outputs = (
+        np.concatenate([getattr(batch, name) for batch in batches]) for name in ("input_tokens", "output_tokens")
+    )
+    # In the order of the technologies, which is that of the pools of the expanded site.
+    longest = np.array([[input_tokens_max(t, profile) for t in technologies] for profile in whole.profiles])
+    in_time = inputs[:, None] <= longest[priced.profile]
+    return _Chunk(
+        of.arrival_s, priced.profile, inputs, outputs, of.usd_elsewhere.astype(np.float32),
+        (of.eligible & in_time).T, of.energy_usd.T.astype(np.float32),
+    )  # fmt: skip
+
+
+def _gathered(
+    parts: Sequence[_Chunk], whole: Scenario, technologies: Sequence[Technology], window: Window, stands_for: float
+) -> Requests:
+    at_s, profile, inputs, outputs, elsewhere = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("at_s", "profile", "input_tokens", "output_tokens", "elsewhere_usd")
+    )
+    eligible, energy = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("eligible", "energy_usd")
+    )
+    pools, homeless = [], np.ones(len(at_s), bool)
+    for name in dict.fromkeys(technology.pool for technology in technologies):
+        columns = np.array([i for i, technology in enumerate(technologies) if technology.pool == name])
+        own = [technologies[i] for i in columns]
+        bound = {i for i, p in enumerate(whole.profiles) if p.pools and own[0].name in p.pools}
+        rows = np.flatnonzero(np.isin(profile, list(bound)) & eligible[columns].any(axis=0))
+        homeless[rows] = False
+        work = np.array([_work_s(t, inputs[rows], outputs[rows]) for t in own]).reshape(len(own), len(rows))
+        work[~eligible[np.ix_(columns, rows)]] = np.inf
+        pools.append(
+            PoolRequests(
+                name, tuple(own), at_s[rows], profile[rows], inputs[rows], outputs[rows], elsewhere[rows], work,
+                energy[np.ix_(columns, rows)], stands_for,
+            )
+        )  # fmt: skip
+    hours = window.span_s / 3600.0
+    stranded = homeless & ~np.isfinite(elsewhere)
+    bought = float(elsewhere[homeless & ~stranded].sum(dtype=float)) * stands_for / hours
+    if not any(len(pool) for pool in pools):
+        raise PlanError("no request of the trace can be served by any pool in time: there is nothing to plan")
+    return Requests(
+        window, tuple(pools), stands_for, len(at_s) * stands_for, float(inputs.mean()), float(outputs.mean()), bought,
+        float(homeless.sum()) * stands_for, float(stranded.sum()) * stands_for,
+    )  # fmt: skip
+
+
+def _work_s(technology: Technology, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Replica-seconds of each request where everything is busy: compute, or slots and cache if those bind over all.
+
+    As ``ServiceCurve.work_s``: which of the two is scarce is a matter of everybody's lengths.
+    """
+    curve = technology.curve
+    prefill_s = inputs / curve.prefill_tokens_per_s
+    running = np.full(len(inputs), float(curve.seqs_max))
+    if curve.kv_tokens:
+        running = np.clip(curve.kv_tokens / (inputs + 0.5 * outputs + 1.0), 1.0, running)
+    compute_s = prefill_s + outputs * curve.itl_per_seq_s
+    held_s = (prefill_s + outputs * (curve.itl_base_s + curve.itl_per_seq_s * running)) / running
+    return held_s if held_s.sum() > compute_s.sum() else compute_s
