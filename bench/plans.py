@@ -12,20 +12,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.config import load
 from scheduler.planning import rates
 from scheduler.planning.planner import Asked, Found, find, stage_of
-from scheduler.planning.played import BID_EVERY_S, Played, Sample, sample_of
+from scheduler.planning.played import BID_EVERY_S, Played, Sample, Stage, sample_of
 from scheduler.planning.requests import requests_of
 from scheduler.planning.surface import load_of
 from scheduler.planning.units import units_of
 from scheduler.simulation.kernel import KernelSettings
 from scheduler.simulation.mix import load_mix, resolve
 from scheduler.simulation.scenario import Scenario, Window, scenario_of, shift_s_max
-from scheduler.simulation.traces import cut, open_trace
+from scheduler.simulation.traces import Trace, cut, open_trace
 from serving.settings import core_policy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,12 +41,23 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A trace, where its seen part ends (share of its span), and how much load it is of the example's fleet."""
+    """A trace, where its seen part ends (share of its span), and how much load it is of the example's fleet.
+
+    Cut and then laid over itself, part by part; ``scaled_first``: as a whole, so that copies mix what came early and late.
+    """
 
     name: str
     file: str
     seen: float
     load_factor: float
+    scaled_first: bool = False
+
+
+class Part(NamedTuple):
+    """A window of a scenario."""
+
+    scenario: Scenario
+    window: Window
 
 
 CASES = (
@@ -54,31 +66,39 @@ CASES = (
     Case("10-minute rates, days 1-4 -> 5-7", "servegen_rate_10min.csv.gz", 4 / 7, 1.0),
     Case("Azure code, first half -> second", "azure_2023_code.csv.gz", 0.5, 0.7),
     Case("Mooncake, first half -> second", "mooncake_conversation.csv.gz", 0.5, 0.7),
+    Case("Azure code, laid over itself, then halved", "azure_2023_code.csv.gz", 0.5, 0.7, scaled_first=True),
+    Case("Mooncake, laid over itself, then halved", "mooncake_conversation.csv.gz", 0.5, 0.7, scaled_first=True),
 )
 
 
-def scenarios(case: Case, site: Path = _SITE, seed: int = 0) -> tuple[Scenario, Scenario]:
+def parts_of(case: Case, site: Path = _SITE, seed: int = 0) -> tuple[Part, Part]:
     """The case's seen and unseen part on the example's fleet, both in as many copies."""
     config, path = load(site), _TRACES / case.file
     is_rates = "rate" in case.file
     mix = load_mix(_RATES_MIX if is_rates else _MIX)
-    profiles = resolve(mix, config)
-    if is_rates:
-        trace, _, _ = rates.drawn(rates.read(path), mix, seed)
-    else:
-        trace = open_trace(path)
-    parts = [cut(trace, a * trace.span_s, b * trace.span_s) for a, b in ((0.0, case.seen), (case.seen, 1.0))]
-    kind = "given" if is_rates else mix.assign_by
-    policy = core_policy(config)
-    seen, unseen = (scenario_of(config, profiles, kind, part, case.load_factor, policy, seed) for part in parts)
-    return tuple(replace(of, copies=seen.copies, shift_s_max=shift_s_max(of.trace.span_s)) for of in (seen, unseen))
+    profiles, policy = resolve(mix, config), core_policy(config)
+    trace = rates.drawn(rates.read(path), mix, seed)[0] if is_rates else open_trace(path)
+
+    def of(part: Trace) -> Scenario:
+        made = scenario_of(
+            config, profiles, "given" if is_rates else mix.assign_by, part, case.load_factor, policy, seed
+        )
+        return replace(made, shift_s_max=shift_s_max(part.span_s))
+
+    split_s = case.seen * trace.span_s
+    if case.scaled_first:
+        whole = of(trace)
+        return Part(whole, Window(0.0, split_s)), Part(whole, Window(split_s, trace.span_s))
+    seen, unseen = (of(cut(trace, *ends)) for ends in ((0.0, split_s), (split_s, trace.span_s)))
+    unseen = replace(unseen, copies=seen.copies)
+    return Part(seen, Window(0.0, seen.trace.span_s)), Part(unseen, Window(0.0, unseen.trace.span_s))
 
 
-def judged(found: Found, of: Scenario) -> dict[str, tuple[dict[str, int], float, Played]]:
+def judged(found: Found, part: Part) -> dict[str, tuple[dict[str, int], float, Played]]:
     """By way of sizing: replicas, USD per hour of the unseen part, and what was played."""
     config, model = found.asked.config, found.model
     assert model is not None
-    unseen = Window(0.0, of.trace.span_s)
+    of, unseen = part
     stage, edges_s = stage_of(found, of), np.linspace(unseen.start_s, unseen.end_s, len(model.edges_s))
     units, _ = units_of(requests_of(of, config, found.technologies, unseen), model.placements)
     load = np.sum([load_of(unit, edges_s) for unit in units], axis=0)
@@ -94,7 +114,7 @@ def judged(found: Found, of: Scenario) -> dict[str, tuple[dict[str, int], float,
     return results
 
 
-def _exhaustive(stage, sample: Sample, peaks: dict[str, float], found: Found) -> dict[str, dict[int, float]]:
+def _exhaustive(stage: Stage, sample: Sample, peaks: dict[str, float], found: Found) -> dict[str, dict[int, float]]:
     """USD per hour of each unit by its number of replicas: coarse steps up to above its peak, then all around the best.
 
     Units do not touch each other, so that one run serves a number of replicas of every unit.
@@ -132,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| case | plan | best | plan over best | mean | p95 | peak | burst, SLO of the plan | seconds to plan |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for case in [CASES[i] for i in options.case or range(len(CASES))]:
-        seen, unseen = scenarios(case)
+        seen, unseen = parts_of(case)
         began_s = time.monotonic()
-        found = find(Asked(load(_SITE), seen, Window(0.0, seen.trace.span_s)), lambda what, share: None)
+        found = find(Asked(load(_SITE), *seen), lambda what, share: None)
         took_s = time.monotonic() - began_s
         results = judged(found, unseen)
         usd = {name: result[1] for name, result in results.items()}

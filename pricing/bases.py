@@ -70,8 +70,8 @@ def mix_of(curve: ServiceCurve, energy: EnergyInUse, usage: Usage = USUAL, work_
     """``usage`` (many requests together) on ``curve``. Raises ValueError where no token was computed.
 
     ``work_s`` is the replica-seconds of work as settled request by request. Without it the core's rule is asked once for
-    all, without the base of a request's time to first token (a window counts tokens, not requests): at most the former,
-    since the rule takes the larger of two sums.
+    all, without the base of a request's time to first token and without the KV cache (a window counts tokens, and knows
+    neither requests nor how long each is): at most the former, since the rule takes the larger of two sums.
     """
     uncached = usage.input_tokens - usage.cached_tokens
     if uncached + usage.output_tokens <= 0:
@@ -80,7 +80,7 @@ def mix_of(curve: ServiceCurve, energy: EnergyInUse, usage: Usage = USUAL, work_
     weights = 1.0 / curve.prefill_tokens_per_s, curve.itl_s(curve.seqs_max) / curve.seqs_max
     if not uncached and not weights[1]:
         weights = 1.0, 1.0
-    return Mix(usage, work_s or replace(curve, ttft_base_s=0.0).work_s(usage), energy, *weights)
+    return Mix(usage, work_s or replace(curve, ttft_base_s=0.0, kv_tokens=0).work_s(usage), energy, *weights)
 
 
 def _price(mix: Mix, usd_by_time: float, usd_per_input: float, usd_per_output: float) -> MtokPrice:

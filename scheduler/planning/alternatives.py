@@ -72,7 +72,7 @@ def owned_costs(model: Model) -> tuple[document.OwnedCost, ...]:
     chosen = sorted({round(x) for x in np.linspace(0, len(path) - 1, _POINTS)})
     found = []
     for index in chosen:
-        usd = np.full(len(model.drawn), model.bought_usd_per_hour)
+        usd = model.bought_by(model.drawn)
         for u, place in enumerate(path[index]):
             usd = usd + best[u][:, place]
         owned = [int(tables[u].owned[place]) for u, place in enumerate(path[index])]

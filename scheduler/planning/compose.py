@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from scheduler.planning import document, meaning, outlook
 from scheduler.planning.assumptions import assumptions
-from scheduler.planning.model import Model
 from scheduler.planning.planner import Found
 from scheduler.planning.search import summary
 
@@ -26,7 +25,7 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
         pools=meaning.pool_plans(model, choice, parts, found.technologies),
         costs=costs,
         usd_per_hour=summary(choice.usd_per_hour, model.spec.cvar_share),
-        all_api_usd_per_hour=_bought(model),
+        all_api_usd_per_hour=float(model.all_api_usd_per_hour().mean()),
         expected=meaning.expected(found, model, choice),
         finalists=tuple(found.finalists),
         sizings=found.sizings,
@@ -41,9 +40,3 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
         switches=meaning.switches(found, model, choice),
         assumptions=assumptions(found, model),
     )
-
-
-def _bought(model: Model) -> float:
-    """USD per hour with nothing of our own, over the scenarios; work that must stay is left out."""
-    nothing = model.of((0,) * len(model.units))
-    return sum(part.costs.api for part in model.parts(nothing)) + model.bought_usd_per_hour

@@ -157,10 +157,7 @@ class Assumption(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What the gateway should see while the plan fits; ``baseload status`` holds the ledger against it.
-
-    Per hour of the week where that is known: USD, requests. ``work_ratio``: measured over predicted service time.
-    """
+    """What the gateway should see while the plan fits, as the trace is; ``baseload status`` holds the ledger against it."""
 
     usd_per_hour: float
     usd_api_per_hour: float
@@ -189,13 +186,16 @@ class TraceFacts(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A what-if beside the plan: the assumption text, what to own then, and what it costs."""
+    """A what-if beside the plan: the assumption text, what to own then, and what it costs.
+
+    ``api_share``: USD paid to APIs over what they would be paid for everything.
+    """
 
     name: str
     gpus: float
     replicas: dict[str, int]
     usd_per_hour: Spread
-    burst_share: float
+    api_share: float
     note: str = ""
 
 

@@ -31,7 +31,7 @@ _HOURS_PER_YEAR = onprem.HOURS_PER_YEAR
 def bill(model: Model, parts: list[Parts]) -> document.Costs:
     """Sum of the units' parts, and what never comes home."""
     sums = {name: sum(getattr(part.costs, name) for part in parts) for name in document.Costs.__struct_fields__}
-    return document.Costs(**sums | {"api": sums["api"] + model.bought_usd_per_hour})
+    return document.Costs(**sums | {"api": sums["api"] + float(model.bought_by(model.drawn).mean())})
 
 
 def pool_plans(
@@ -196,7 +196,7 @@ def present_value(model: Model, choice: Choice) -> document.Npv | None:
     for year in range(math.ceil(life)):
         changes = (spec.growth_per_year, spec.api_price_per_year, spec.power_price_per_year)
         levers = Levers(*((1.0 + of.mean) ** year for of in changes))
-        bought = few.of((0,) * len(few.units), None, levers).usd_per_hour.mean()
+        bought = few.all_api_usd_per_hour(levers).mean()
         running = few.of(choice.owned, choice.reserved, levers).usd_per_hour.mean() - held
         saved.append(float(bought - running) * _HOURS_PER_YEAR)
     return npv.npv_of(

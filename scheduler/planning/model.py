@@ -77,11 +77,20 @@ class Model:
     waits_s: Mapping[str, float] = field(default_factory=dict)
     drawn: tuple[Scenario, ...] = ()
 
-    @property
-    def all_api_usd_per_hour(self) -> float:
-        """If everything that may leave were bought, as the trace is."""
-        hours = np.diff(self.edges_s) / (self.edges_s[-1] - self.edges_s[0])
-        return self.bought_usd_per_hour + sum(float(hours @ s.all_api_usd_per_hour) for s in self.surfaces)
+    def bought_by(self, drawn: Sequence[Scenario]) -> np.ndarray:
+        """USD per hour [scenario] of what never comes home: with more requests and other prices it is more or less."""
+        factors = [np.mean([instant.growth * instant.api_price for instant in s.instants]) for s in drawn]
+        return self.bought_usd_per_hour * np.array(factors)
+
+    def all_api_usd_per_hour(self, levers: Levers = AS_ASSUMED) -> np.ndarray:
+        """USD per hour [scenario] if everything that may leave were bought from APIs, and nothing were owned or rented."""
+        drawn = self.scenarios(levers)
+        usd = self.bought_by(drawn)
+        for surface in self.surfaces:
+            for row, scenario in enumerate(drawn):
+                factor = np.mean([instant.growth * instant.api_price for instant in scenario.instants])
+                usd[row] += factor * float(scenario.weight @ surface.all_api_usd_per_hour)
+        return usd
 
     def money(self, unit: Unit, levers: Levers = AS_ASSUMED) -> UnitMoney:
         """Prices of a unit's technology."""
@@ -141,14 +150,15 @@ class Model:
 
     def best(self, levers: Levers = AS_ASSUMED) -> Choice:
         """The cheapest choice, mean and risk together."""
-        found = self._searched(self.tables(levers))
-        if any(len(unit.owned) > 1 and np.diff(unit.owned).max() > 1 for unit in self.tables(levers)):
-            found = self._searched(self.tables(levers, found))
+        tables = self.tables(levers)
+        found = self._searched(tables, levers)
+        if any(len(unit.owned) > 1 and np.diff(unit.owned).max() > 1 for unit in tables):
+            found = self._searched(self.tables(levers, found), levers)
         return found
 
-    def _searched(self, tables: Sequence[UnitCosts]) -> Choice:
+    def _searched(self, tables: Sequence[UnitCosts], levers: Levers) -> Choice:
         best = search(tables, self.spec.risk_weight, self.spec.cvar_share)
-        usd = best.usd_per_hour + self.bought_usd_per_hour
+        usd = best.usd_per_hour + self.bought_by(self.scenarios(levers))
         return Choice(
             best.owned, best.reserved, usd, float(objective(usd, self.spec.risk_weight, self.spec.cvar_share))
         )
@@ -156,8 +166,8 @@ class Model:
     def of(self, owned: Sequence[int], reserved: Sequence[int] | None = None, levers: Levers = AS_ASSUMED) -> Choice:
         """What a given choice costs."""
         reserved = tuple(reserved) if reserved is not None else (0,) * len(self.units)
-        usd = np.full(len(self.drawn), self.bought_usd_per_hour)
         drawn = self.scenarios(levers)
+        usd = self.bought_by(drawn)
         for unit, surface, own, held in zip(self.units, self.surfaces, owned, reserved, strict=True):
             money = self.money(unit, levers)
             usd = usd + recourse.costs(surface, money, drawn, np.array([own]), np.array([held]))[:, 0, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pricing import bases
@@ -75,7 +75,7 @@ def home_of(
 
     Raises ValueError where nothing of them is computed.
     """
-    mix = bases.mix_of(curve, energy, usage)
+    mix = bases.mix_of(curve, energy, usage, replace(curve, ttft_base_s=0.0).work_s(usage))
     return Home(model, usd_per_hour, mix.mtok_per_hour * usable, bases.avoidable(mix, usd_per_joule).blended)
 
 

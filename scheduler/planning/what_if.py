@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from scheduler.config import ClusterConfig
@@ -128,13 +127,14 @@ def answer(question: Question, change: Changed, model: Model) -> document.Outcom
     moved = replace(model, spec=change.spec, drawn=scenarios.draw(change.spec, edges_s, model.seed))
     best = moved.best(change.levers) if not change.counts else _fixed(moved, change)
     had = [sum(counts) for counts in zip(best.owned, best.reserved, strict=True)]
-    everything = moved.of((0,) * len(moved.units), None, change.levers).usd_per_hour
-    api = sum(part.costs.api for part in moved.parts(best, change.levers)) + moved.bought_usd_per_hour
+    everything = float(moved.all_api_usd_per_hour(change.levers).mean())
+    bought = float(moved.bought_by(moved.scenarios(change.levers)).mean())
+    api = sum(part.costs.api for part in moved.parts(best, change.levers)) + bought
     return document.Outcome(
         name=question.name, gpus=gpus_of(moved, best.owned),
         replicas={unit.name: count for unit, count in zip(moved.units, had, strict=True)},
         usd_per_hour=summary(best.usd_per_hour, change.spec.cvar_share),
-        burst_share=min(1.0, api / max(1e-12, float(np.mean(everything)))), note=", ".join(question.assume),
+        api_share=min(1.0, api / max(1e-12, everything)), note=", ".join(question.assume),
     )  # fmt: skip
 
 

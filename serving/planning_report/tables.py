@@ -163,7 +163,7 @@ def what_if(outcomes: Sequence[Outcome]) -> Table:
         left("if"),
         Column("GPUs to own"),
         *_SPREAD,
-        Column("burst share", 1),
+        Column("of all-API money still paid", 1),
         left("replicas", 3),
         left("note", 4, aside=True),
     )
@@ -172,7 +172,7 @@ def what_if(outcomes: Sequence[Outcome]) -> Table:
             plain(outcome.name),
             amount_of(outcome.gpus),
             *_spread(outcome.usd_per_hour),
-            percent(outcome.burst_share),
+            percent(outcome.api_share),
             replicas_of(outcome.replicas),
             plain(outcome.note) if outcome.note != outcome.name else "",
         )

@@ -288,3 +288,9 @@ def test_output_that_takes_no_time_at_all_still_carries_the_hours() -> None:
     mix = bases.mix_of(ServiceCurve(1_000.0, 0.0, 0.0, 1), ENERGY, Usage(0, 0, 1_000_000))
     assert bases.allocation(mix, 1.0, 0.0, 1, 0.0, 60.0).output == pytest.approx(60.0)
     assert bases.break_even_utilization(1.0, mix.mtok_per_hour, 1.0) == 0.0
+
+
+def test_the_tokens_of_a_window_are_many_requests_and_not_one_that_fills_the_cache() -> None:
+    bare = ServiceCurve(20_000.0, 0.006, 0.0001, 256, 0.05, 0)
+    cached = replace(bare, kv_tokens=400_000)
+    assert bases.mix_of(cached, ENERGY).mtok_per_hour == bases.mix_of(bare, ENERGY).mtok_per_hour
