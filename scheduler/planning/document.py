@@ -33,6 +33,7 @@ __all__ = [
     "Expected",
     "Finalist",
     "LoadDuration",
+    "MakeOrBuy",
     "ModelSwitch",
     "Npv",
     "Outcome",
@@ -199,6 +200,24 @@ class Outcome(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+class MakeOrBuy(msgspec.Struct, frozen=True):
+    """A single new workload. USD per day of the best of both kinds (None: there is none); ``replicas`` 0: it is bought.
+
+    ``own_from_mtok_per_day``: traffic from which own replicas are cheaper, None: at none.
+    """
+
+    name: str
+    input_tokens: int
+    output_tokens: int
+    mtok_per_day: float
+    choice: str
+    replicas: int
+    make_usd_per_day: float | None
+    buy_usd_per_day: float | None
+    own_from_mtok_per_day: float | None
+    advice: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. ``partial``: stopped early; what is there holds, what is empty was not reached. ``warnings``: say them."""
 
@@ -226,3 +245,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     switches: tuple[ModelSwitch, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     what_if: tuple[Outcome, ...] = ()
+    workloads: tuple[MakeOrBuy, ...] = ()

@@ -43,6 +43,7 @@ class Technology:
     joules_per_output_token: float
     idle_watts: float
     idle_usd_per_hour: float
+    usd_per_joule: float
     owned_usd_per_hour: float | None
     reserved_usd_per_hour: float | None
     rented_usd_per_hour: float | None
@@ -149,6 +150,7 @@ def _technology(
         joules_per_output_token=priced.pools[pool.name].energy.joules_per_output_token,
         idle_watts=idle_watts,
         idle_usd_per_hour=idle_usd,
+        usd_per_joule=max(0.0, onprem.usd_per_joule(tariff, pue)),
         owned_usd_per_hour=onprem.fixed_cost(hardware, tariff, pue).usd_per_hour if hardware is not None else None,
         reserved_usd_per_hour=reserved + idle_usd if reserved is not None else None,
         rented_usd_per_hour=spot.effective_usd_per_hour(rented, rental) + idle_usd

@@ -51,6 +51,13 @@ def plan(
         typer.Option(help="Another assumption, such as api_price=-30%/yr or h100=24; may be repeated."),
     ] = None,
     scenarios: Annotated[Path | None, typer.Option(help="YAML file of what-ifs with several assumptions each.")] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Make or buy: tokens in and out of a request, Mtok a day, as mail=1500,300,40; may be repeated.",
+            metavar="NAME=IN,OUT,MTOK",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws copies, profiles and scenarios.")] = 0,
     sort: Annotated[bool, typer.Option("--sort", help="Put a trace in order whose arrivals go back.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print plan.json as well.")] = False,
@@ -65,7 +72,7 @@ def plan(
     """
     options = Options(
         config, trace, out, mix, growth, horizon, load_factor, from_, until, tuple(what_if or ()), scenarios, seed, sort,
-        as_json,
+        as_json, tuple(workload or ()),
     )  # fmt: skip
     raise typer.Exit(run(options))
 
@@ -97,6 +104,7 @@ def _run(options: Options) -> int:
         found.warnings[:0] = notes
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
         plan = plan_of(found, facts, made_at)
+        plan = _with_workloads(plan, options, found)
         if questions and not found.partial:
             import msgspec
 
@@ -106,6 +114,19 @@ def _run(options: Options) -> int:
     return INTERRUPTED if plan.partial else 0
 
 
+def _with_workloads(plan: Plan, options: Options, found: Found) -> Plan:
+    import msgspec
+
+    from scheduler.planning import workloads
+
+    if found.model is None or not options.workloads:
+        return plan
+    asked_for = [workloads.read(text) for text in options.workloads]
+    config = found.asked.config
+    answers = tuple(workloads.answered(one, config, found.technologies, found.model) for one in asked_for)
+    return msgspec.structs.replace(plan, workloads=answers)
+
+
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is there and is no folder")
@@ -113,8 +134,10 @@ def _check_out(out: Path) -> None:
 
 
 def _questions(options: Options, config: ClusterConfig) -> list[Question]:
-    from scheduler.planning import what_if
+    from scheduler.planning import what_if, workloads
 
+    for text in options.workloads:
+        workloads.read(text)
     questions = [what_if.Question(text, (text,)) for text in options.what_if]
     questions += list(what_if.read(options.scenarios)) if options.scenarios is not None else []
     for question in questions:
@@ -145,8 +168,19 @@ def _write(plan: Plan, found: Found, options: Options) -> None:
     encoded = msgspec.json.format(msgspec.json.encode(plan, enc_hook=lambda number: number.item()), indent=1)
     for name, content in (("plan.json", encoded), ("report.html", html(plan))):
         page.write(content, options.out / name)
-    text = options.config.read_text(encoding="utf-8")
-    page.write(written(text, found.asked.config, plan).encode(), options.out / "cluster.yaml")
+    text = written(options.config.read_text(encoding="utf-8"), found.asked.config, plan)
+    page.write(_rooted(text, options.config.parent).encode(), options.out / "cluster.yaml")
+
+
+def _rooted(text: str, directory: Path) -> str:
+    """Weights that lie beside the site file by their whole path: what is written lies elsewhere."""
+    from scheduler.config.editing import put, read
+
+    for place, pool in enumerate(read(text).get("pools") or ()):
+        path = pool["engine"].get("path", "")
+        if path and not Path(path).is_absolute() and (directory / path).exists():
+            text = put(text, ("pools", place, "engine", "path"), str((directory / path).resolve()))
+    return text
 
 
 def _show(plan: Plan, options: Options) -> None:
@@ -155,7 +189,7 @@ def _show(plan: Plan, options: Options) -> None:
         return
     from rich.text import Text
 
-    from serving.planning_report import tables
+    from serving.planning_report import background, tables
     from serving.planning_report.outcome import lead
     from serving.report import terminal
 
@@ -164,6 +198,8 @@ def _show(plan: Plan, options: Options) -> None:
         console.print(Text("PARTIAL: stopped before everything was done.", style="bold"))
     console.print(Text(lead(plan), style="bold"))
     terminal.show(console, tables.pools(plan), 50)
+    if plan.workloads:
+        terminal.show(console, background.workloads(plan), 50)
     if plan.what_if:
         terminal.show(console, tables.what_if(plan.what_if), 50)
     for warning in plan.warnings:

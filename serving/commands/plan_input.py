@@ -36,6 +36,7 @@ class Options(NamedTuple):
     seed: int = 0
     sort: bool = False
     as_json: bool = False
+    workloads: tuple[str, ...] = ()
 
 
 class InputError(ValueError):

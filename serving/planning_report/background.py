@@ -90,6 +90,34 @@ def switches(plan: Plan) -> Table:
     return Table("Here or there: everything at the planned utilization, beside the cheapest API", columns, rows)
 
 
+def workloads(plan: Plan) -> Table:
+    """Make or buy, for each new workload that was asked for."""
+    columns = (
+        left("new workload"),
+        Column("tokens in"),
+        Column("out"),
+        Column("Mtok a day"),
+        Column("USD a day here", 1),
+        Column("elsewhere", 1),
+        Column("own from Mtok a day"),
+        left("advice", 3),
+    )
+    rows = [
+        (
+            plain(one.name),
+            number(one.input_tokens),
+            number(one.output_tokens),
+            number(one.mtok_per_day),
+            number(one.make_usd_per_day),
+            number(one.buy_usd_per_day),
+            number(one.own_from_mtok_per_day),
+            plain(one.advice),
+        )
+        for one in plan.workloads
+    ]
+    return Table("Make or buy", columns, rows)
+
+
 def merit_order(plan: Plan) -> Table:
     """The steps of the merit order, numbered as in the figure."""
     columns = (

@@ -191,8 +191,9 @@ def finalists(plan: Plan) -> Figure:
 
 
 def switches(plan: Plan) -> Figure:
-    """Models here and elsewhere."""
-    return _figure("switches", "When to switch models", findings.of_switches(plan), (), background.switches(plan))
+    """Models here and elsewhere, and new workloads."""
+    behind = [background.switches(plan), *([background.workloads(plan)] if plan.workloads else [])]
+    return _figure("switches", "When to switch models", findings.of_switches(plan), (), *behind)
 
 
 def what_if(plan: Plan) -> Figure:

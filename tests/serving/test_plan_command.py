@@ -55,6 +55,23 @@ def test_it_writes_a_plan_a_report_and_a_site_file_that_can_be_run(tmp_path: Pat
     assert "no --mix" in done.stdout
 
 
+def test_weights_beside_the_site_file_are_found_from_where_the_plan_is_written(tmp_path: Path) -> None:
+    site(tmp_path)
+    path = tmp_path / "cluster.yaml"
+    text = yaml.safe_load(path.read_text())
+    text["pools"][0]["engine"]["path"] = "weights/mine"
+    (tmp_path / "weights" / "mine").mkdir(parents=True)
+    path.write_text(yaml.safe_dump(text))
+    workload = ("--workload", "mail=1500,300,400")
+    done = baseload("--config", path, "--trace", trace(tmp_path, 200), "--out", tmp_path / "deep" / "o", *workload)
+    assert done.returncode == 0, done.stderr
+    written = load(tmp_path / "deep" / "o" / "cluster.yaml")
+    assert written.pools[0].engine.path == str(tmp_path / "weights" / "mine")  # type: ignore[union-attr]
+    plan = msgspec.json.decode((tmp_path / "deep" / "o" / "plan.json").read_bytes(), type=Plan)
+    assert [one.name for one in plan.workloads] == ["mail"]
+    assert "Make or buy" in done.stdout
+
+
 def test_it_prints_the_plan_as_json_on_request(tmp_path: Path) -> None:
     done = baseload(*given(tmp_path), "--trace", trace(tmp_path, 400), "--out", tmp_path / "o", "--json")
     assert done.returncode == 0, done.stderr
