@@ -22,7 +22,7 @@ REQUESTS_MAX = 600_000
 TUNING_SHARE = 0.2
 # A world has events even while nothing comes: clearings, bid prices. Times in another unit would be played for days.
 SPAN_S_MAX = 366 * 86_400.0
-_SHIFT_S, _DAY_S = 1800.0, 86_400.0
+_SHIFT_S, _DAY_S = 3 * 3600.0, 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,10 @@ def scenario_of(
 
 
 def shift_s_max(span_s: float) -> float | None:
-    """Within how many seconds copies of a trace lie: half an hour where it has days, whose hours they would level out."""
+    """Within how many seconds copies of a trace lie: three hours where it has days, whose hours they would level out.
+
+    Less would lay the bursts of one client over each other, as if all clients of a large fleet burst together.
+    """
     return _SHIFT_S if span_s >= _DAY_S else None
 
 
