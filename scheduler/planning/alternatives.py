@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from scheduler.planning import document
 from scheduler.planning.model import Choice, Levers, Model
 from scheduler.planning.search import UnitCosts, summary
 from scheduler.planning.sensitivity import Consequence, Moved, tornado
+from scheduler.planning.shortage import billed, holds, is_rounding, shortage, without_failures
+from scheduler.planning.surface import Floats
 
 _POINTS = 48
 # Enough to tell by how much an assumption moves the mean.
@@ -19,7 +22,10 @@ _SCENARIOS = 25
 
 
 def sizings(model: Model, choice: Choice) -> tuple[document.Sizing, ...]:
-    """The plan beside what people do without one: own for the mean load, its 95th percentile, its peak, nothing, as now."""
+    """The plan beside what people do without one: own for the mean load, its 95th percentile, its peak, nothing, as now.
+
+    Sizings in which what must stay finds no room are left out: nobody could bill what they cost.
+    """
     loads = [surface.load for surface in model.surfaces]
     share = np.diff(model.edges_s) / (model.edges_s[-1] - model.edges_s[0])
     counts: dict[str, Sequence[int]] = {
@@ -36,14 +42,15 @@ def sizings(model: Model, choice: Choice) -> tuple[document.Sizing, ...]:
         if all(
             n == 0 or unit.technology.owned_usd_per_hour is not None for n, unit in zip(held, model.units, strict=True)
         ):
-            found.append(_sizing(name, model, model.of(held)))
+            other = model.of(held)
+            found += [_sizing(name, model, other)] if holds(model, other) else []
     return tuple(found)
 
 
 def _sizing(name: str, model: Model, choice: Choice) -> document.Sizing:
     had = [sum(counts) for counts in zip(choice.owned, choice.reserved, strict=True)]
     return document.Sizing(
-        name=name, gpus=gpus_of(model, choice.owned), usd_per_hour=summary(choice.usd_per_hour, model.spec.cvar_share),
+        name=name, gpus=gpus_of(model, choice.owned), usd_per_hour=summary(billed(model, choice), model.spec.cvar_share),
         replicas={unit.name: count for unit, count in zip(model.units, had, strict=True)},
     )  # fmt: skip
 
@@ -56,11 +63,12 @@ def gpus_of(model: Model, owned: Sequence[int]) -> float:
 def owned_costs(model: Model) -> tuple[document.OwnedCost, ...]:
     """Cost against GPUs owned in all, from none to more than ever pay: each step buys where a GPU saves most.
 
-    What is reserved and rented beside them is the best for each.
+    What is reserved and rented beside them is the best for each. Where what must stay finds no room there is no cost.
     """
     tables = model.tables()
     at = [0] * len(tables)
     best = [_over_reserved(table) for table in tables]
+    short = [_short(model, index, table) for index, table in enumerate(tables)]
     gpus = [unit.technology.gpus_per_replica for unit in model.units]
     path = [tuple(at)]
     while True:
@@ -74,16 +82,36 @@ def owned_costs(model: Model) -> tuple[document.OwnedCost, ...]:
     for index in chosen:
         usd = model.bought_by(model.drawn)
         for u, place in enumerate(path[index]):
-            usd = usd + best[u][:, place]
+            usd = usd + best[u][:, place] - short[u].weighed[:, place]
+        if not all(is_rounding(short[u].always[:, place], usd) for u, place in enumerate(path[index])):
+            continue
         owned = [int(tables[u].owned[place]) for u, place in enumerate(path[index])]
         found.append(document.OwnedCost(gpus=gpus_of(model, owned), usd_per_hour=summary(usd, model.spec.cvar_share)))
     return tuple(found)
 
 
-def _over_reserved(table: UnitCosts) -> np.ndarray:
-    """USD per hour [scenario, owned] with the number of reserved ones that is best in the mean."""
+def _over_reserved(table: UnitCosts, usd_per_hour: Floats | None = None) -> Floats:
+    """USD per hour [scenario, owned] with the number of reserved ones that is best in the mean; of the table's by default."""
     best = np.argmin(table.usd_per_hour.mean(axis=0), axis=1)
-    return np.asarray(table.usd_per_hour[:, np.arange(len(table.owned)), best])
+    usd = table.usd_per_hour if usd_per_hour is None else usd_per_hour
+    return np.asarray(usd[:, np.arange(len(table.owned)), best], np.float64)
+
+
+class _Short(NamedTuple):
+    """USD per hour [scenario, owned] for what must stay: in the table, and what of it is there while no replica fails."""
+
+    weighed: Floats
+    always: Floats
+
+
+def _short(model: Model, index: int, table: UnitCosts) -> _Short:
+    surface, money = model.surfaces[index], model.money(model.units[index])
+    return _Short(
+        *(
+            _over_reserved(table, shortage(surface, of, model.drawn, table.owned, table.reserved))
+            for of in (money, without_failures(money))
+        )
+    )
 
 
 def _gain(usd: np.ndarray, table: UnitCosts, at: int, gpus: float) -> float:
@@ -103,7 +131,7 @@ def sensitivity(model: Model, choice: Choice) -> tuple[document.Sensitivity, ...
         def consequence(value: float) -> Consequence:
             levers = make(value)
             unchanged = few.of(choice.owned, choice.reserved, levers)
-            return Consequence(float(unchanged.usd_per_hour.mean()), gpus_of(few, few.best(levers).owned))
+            return Consequence(float(billed(few, unchanged, levers).mean()), gpus_of(few, few.best(levers).owned))
 
         return consequence
 

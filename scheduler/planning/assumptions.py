@@ -43,6 +43,9 @@ def _of_years(spec: PlanningSpec) -> Iterator[Assumption]:
     yield row(
         "risk_weight", "weight of risk", f"{spec.risk_weight:g}", f"× mean of the worst {100 * spec.cvar_share:.0f} %"
     )
+    yield row("discount_rate", "discount rate", f"{100 * spec.discount_rate:g}", "% a year")
+    yield row("slo_attainment_min", "objectives to be met", f"{100 * spec.slo_attainment_min:g}", "% of requests")
+    yield row("scenarios", "scenarios", f"{spec.scenarios:,}", "drawn")
 
 
 def _of_technology(t: Technology, config: ClusterConfig, model: Model) -> Iterator[Assumption]:

@@ -6,12 +6,17 @@ Both see the same windows of the trace. The fluid saves as much with ``usable * 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from scheduler.planning.model import Model
+from scheduler.planning import recourse, scenarios
+from scheduler.planning.model import Choice, Model
 from scheduler.planning.played import Played, Sample
 from scheduler.planning.surface import Surface
+
+# By unit and bin.
+Rented = Mapping[str, np.ndarray]
 
 USABLE_MIN = 0.3
 _WAIT_SHARE_MAX = 0.5
@@ -30,29 +35,57 @@ def weights_of(edges_s: np.ndarray, sample: Sample) -> np.ndarray:
     return weight
 
 
-def searched_usd_per_hour(model: Model, weight: np.ndarray, replicas: Mapping[str, int]) -> float:
+def rented_of(model: Model, sample: Sample, choice: Choice) -> tuple[list[dict[str, int]], Rented, float]:
+    """Replicas that ``choice`` rents as the trace is: by window of ``sample``, by unit and bin, and USD per hour of all time.
+
+    A window rents the same number from its beginning to its end.
+    """
+    as_is = scenarios.expected(model.spec, model.edges_s - model.edges_s[0])
+    today = replace(as_is, instants=(scenarios.Instant(1.0, 1.0, 1.0),))
+    by_window: list[dict[str, int]] = [{} for _ in sample.windows]
+    by_bin, usd = dict[str, np.ndarray](), 0.0
+    rows = zip(model.units, model.surfaces, choice.owned, choice.reserved, strict=True)
+    for unit, surface, owned, reserved in rows:
+        found = recourse.parts(surface, model.money(unit), [today], owned, reserved)
+        usd += found.costs.rented
+        by_bin[unit.name] = np.zeros(len(surface.load))
+        for window, counts in zip(sample.windows, by_window, strict=True):
+            inside = (model.edges_s[1:] > window.start_s) & (model.edges_s[:-1] < window.end_s)
+            if count := round(float(found.rented[inside].mean())):
+                counts[unit.name] = count
+                by_bin[unit.name][inside] = count
+    return by_window, by_bin, usd
+
+
+def searched_usd_per_hour(model: Model, weight: np.ndarray, replicas: Mapping[str, int], rented: Rented) -> float:
     """API and energy that the fluid expects in bins of these weights, prices and load as they are."""
     total = 0.0
     for unit, surface in zip(model.units, model.surfaces, strict=True):
-        money = model.money(unit)
-        saved = surface.saved(float(replicas.get(unit.name, 0)) * money.usable)
+        count = replicas.get(unit.name, 0) + rented.get(unit.name, 0.0)
+        saved = surface.saved(count * model.money(unit).usable)
         total += float(weight @ (surface.all_api_usd_per_hour + surface.must_energy_usd_per_hour - saved))
-    return total + model.bought_usd_per_hour
+    return total + float(weight @ model.bought_by_bin)
 
 
 def usable_of(
-    model: Model, weight: np.ndarray, replicas: Mapping[str, int], played: Played, bought: Played
+    model: Model, weight: np.ndarray, replicas: Mapping[str, int], rented: Rented, played: Played, bought: Played
 ) -> dict[str, float]:
-    """By unit. ``played``: with ``replicas``, ``bought``: the same windows without any. What tells nothing keeps its own."""
+    """By unit. ``played``: with ``replicas`` and ``rented``, ``bought``: the same windows without any.
+
+    Units that tell nothing keep what they have.
+    """
     found = dict(model.usable)
+    everything = sum(float(weight @ surface.all_api_usd_per_hour) for surface in model.surfaces)
+    # Both see the same requests, the fluid perhaps a share of them.
+    scale = (everything + float(weight @ model.bought_by_bin)) / max(1e-12, sum(bought.api_usd_per_hour.values()))
     for unit, surface in zip(model.units, model.surfaces, strict=True):
-        count, everything = replicas.get(unit.name, 0), bought.api_usd_per_hour.get(unit.name, 0.0)
-        if not count or everything <= 0.0:
+        count = replicas.get(unit.name, 0) + rented.get(unit.name, np.zeros(len(surface.load)))
+        if not count.any():
             continue
         must_usd = float(weight @ surface.must_energy_usd_per_hour)
-        spent = played.api_usd_per_hour.get(unit.name, 0.0) + played.energy_usd_per_hour.get(unit.name, 0.0) - must_usd
-        share = (everything - spent) / everything
-        at = _matching(surface, weight, float(count), share, _usable_max(model, unit.name))
+        spent = played.api_usd_per_hour.get(unit.name, 0.0) + played.energy_usd_per_hour.get(unit.name, 0.0)
+        saved = scale * (bought.api_usd_per_hour.get(unit.name, 0.0) - spent) + must_usd
+        at = _matching(surface, weight, count, saved, _usable_max(model, unit.name))
         if at is not None:
             found[unit.name] = at
     return found
@@ -64,21 +97,21 @@ def _usable_max(model: Model, name: str) -> float:
     return 1.0 + min(_WAIT_SHARE_MAX, model.waits_s.get(name, 0.0) / bin_s)
 
 
-def _matching(surface: Surface, weight: np.ndarray, count: float, share: float, most: float) -> float | None:
-    """The part of ``count`` replicas with which the fluid saves ``share``; None where it cannot be told."""
+def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, usd: float, most: float) -> float | None:
+    """The part of ``count`` replicas [bin] with which the fluid saves ``usd``; None where it cannot be told."""
     everything = float(weight @ surface.all_api_usd_per_hour)
 
     def saved(usable: float) -> float:
-        return float(weight @ surface.saved(count * usable)) / everything
+        return float(weight @ surface.saved(count * usable))
 
-    if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD:  # so many replicas that a fifth of them does not matter
+    if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD * everything:  # a fifth of so many does not matter
         return None
     low, high = USABLE_MIN, most
-    if share >= saved(high):
+    if usd >= saved(high):
         return high
     for _ in range(_STEPS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if saved(middle) < share else (low, middle)
+        low, high = (middle, high) if saved(middle) < usd else (low, middle)
     return 0.5 * (low + high)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from scheduler.planning import document, meaning, outlook
 from scheduler.planning.assumptions import assumptions
+from scheduler.planning.cautions import cautions
+from scheduler.planning.energy_use import energy_use
 from scheduler.planning.planner import Found
 from scheduler.planning.search import summary
+from scheduler.planning.shortage import billed
 
 
 def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.Plan:
@@ -19,12 +22,12 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
     return document.Plan(
         made_at=made_at,
         partial=found.partial,
-        warnings=tuple(found.warnings),
+        warnings=(*found.warnings, *cautions(model, choice)),
         trace=facts,
         horizon_years=model.spec.horizon_years,
         pools=meaning.pool_plans(model, choice, parts, found.technologies),
         costs=costs,
-        usd_per_hour=summary(choice.usd_per_hour, model.spec.cvar_share),
+        usd_per_hour=summary(billed(model, choice), model.spec.cvar_share),
         all_api_usd_per_hour=float(model.all_api_usd_per_hour().mean()),
         expected=meaning.expected(found, model, choice),
         finalists=tuple(found.finalists),
@@ -36,7 +39,7 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
         merit_order=meaning.merit_order(found, model, choice),
         sensitivity=found.sensitivity,
         npv=meaning.present_value(model, choice) if whole else None,
-        energy=meaning.energy(found, model, choice, parts),
-        switches=meaning.switches(found, model, choice),
+        energy=energy_use(found, model, choice),
+        switches=meaning.switches(found, model, choice, parts),
         assumptions=assumptions(found, model),
     )

@@ -1,4 +1,4 @@
-"""What a plan comes to in money: bills by part, merit order, switches, present value, energy, what gateways should see."""
+"""What a plan comes to in money: bills by part, merit order, switches, present value, what gateways should see."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import numpy as np
 
 from pricing import onprem
 from scheduler.core.supply import Offer, Usage
-from scheduler.planning import document, npv
-from scheduler.planning.hourly import UnitMoney
+from scheduler.planning import document, npv, scenarios
 from scheduler.planning.model import Choice, Levers, Model
 from scheduler.planning.planner import Found
 from scheduler.planning.recourse import Parts
 from scheduler.planning.requests import PoolRequests
-from scheduler.planning.switches import Away, Home, crossing
+from scheduler.planning.shortage import billed
+from scheduler.planning.switches import Away, Home, switch
 from scheduler.planning.technologies import Technology
-from scheduler.planning.units import Unit
+from scheduler.planning.units import Unit, placed
 from scheduler.simulation.scenario import EPOCH_S, api_offers
 from scheduler.simulation.site import site_of
 
 _HOUR_S = 3600.0
 _MTOK = 1e6
 _SCENARIOS = 20
+_NO_USE = 1000.0
+_UTILIZATION_MIN = 1e-3
 _HOURS_PER_YEAR = onprem.HOURS_PER_YEAR
 
 
@@ -39,7 +41,6 @@ def pool_plans(
 ) -> tuple[document.PoolPlan, ...]:
     """Every technology, with what to have of it; those without requests have nothing."""
     by_name = {unit.name: index for index, unit in enumerate(model.units)}
-    hours = model.requests.hours
     found = []
     for t in technologies:
         index = by_name.get(t.name)
@@ -56,7 +57,7 @@ def pool_plans(
                 rented_usd_per_hour=t.rented_usd_per_hour,
                 energy_usd_per_hour=parts[index].costs.energy if index is not None else 0.0,
                 utilization=carried / (owned + reserved) if owned + reserved else 0.0,
-                breakeven_utilization=_breakeven(unit, hours) if unit is not None else None,
+                breakeven_utilization=_breakeven(unit) if unit is not None else None,
                 tokens_per_s_max=tokens_per_s,
             )
         )  # fmt: skip
@@ -70,15 +71,18 @@ def _carried(model: Model, index: int, owned: int, reserved: int) -> float:
     return float(share @ np.minimum(surface.load, (owned + reserved) * money.usable))
 
 
-def _breakeven(unit: Unit, hours: float) -> float | None:
-    """Share of its time for which an owned replica has to work to cost no more than the APIs that it replaces."""
+def _breakeven(unit: Unit) -> float | None:
+    """Share of its time for which an owned replica has to work to cost no more than the APIs that it replaces.
+
+    Above 1: it never pays, and no use of it saves anything at ``_NO_USE``. None: it is not to be owned, or nothing may leave.
+    """
     owned = unit.technology.owned_usd_per_hour
     may = np.isfinite(unit.elsewhere_usd)
     work_s = float(unit.work_s[may].sum(dtype=float))
     if owned is None or not work_s:
         return None
     margin = float((unit.elsewhere_usd[may] - unit.energy_usd[may]).sum(dtype=float)) / work_s * _HOUR_S
-    return owned / margin if margin > owned else None
+    return min(_NO_USE, owned / margin) if margin > 0.0 else _NO_USE
 
 
 def merit_order(found: Found, model: Model, choice: Choice) -> tuple[document.Supply, ...]:
@@ -120,74 +124,88 @@ def _bought(found: Found) -> list[document.Supply]:
     return [_supply(o.id, "api", o.rate.usd(o.expected(usage)) / tokens * _MTOK, None, None) for o in used.values()]
 
 
-def switches(found: Found, model: Model, choice: Choice) -> tuple[document.ModelSwitch, ...]:
-    """For every profile with a home: USD per million tokens there and at the cheapest API, and where they cross."""
+def switches(found: Found, model: Model, choice: Choice, parts: Sequence[Parts]) -> tuple[document.ModelSwitch, ...]:
+    """For every profile with a home: USD per million tokens there and at the cheapest API, and where they cross.
+
+    Home is the technology on which most of its tokens are placed.
+    """
     assert found.requests is not None  # noqa: S101 - priced first
     offers = site_of(found.asked.config, found.asked.scenario.profiles, EPOCH_S).priced(EPOCH_S).offers
-    units = {unit.name: unit for unit in model.units}
+    by_name = {unit.name: index for index, unit in enumerate(model.units)}
     rows = []
     for pool in found.requests.pools:
-        served = [(i, t) for i, t in enumerate(pool.technologies) if t.name in units]
+        chosen = placed(pool, model.placements.get(pool.pool, {}))
+        tokens = pool.input_tokens.astype(float) + pool.output_tokens
         for index in np.unique(pool.profile):
-            if served:
-                place, technology = served[0]
-                rows.append(_switch(found, pool, int(index), place, model.money(units[technology.name]), offers))
+            own = pool.profile == index
+            place = int(np.argmax(np.bincount(chosen[own], tokens[own], len(pool.technologies))))
+            rows_here = own & (chosen == place) & np.isfinite(pool.work_s[place])
+            unit = by_name.get(pool.technologies[place].name)
+            if unit is None or not rows_here.any():
+                continue
+            profile = found.asked.scenario.profiles[index]
+            home, utilization = _home(model, choice, parts, unit, (pool, place, rows_here))
+            rows.append(
+                switch(
+                    profile.name, home.model, home, _away(pool, rows_here, api_offers(profile, offers)),
+                    float(tokens[own].sum()) * pool.stands_for / _MTOK / model.requests.hours * 24.0, utilization,
+                )
+            )  # fmt: skip
     return tuple(rows)
 
 
-def _switch(
-    found: Found, pool: PoolRequests, index: int, place: int, money: UnitMoney, offers: tuple[Offer, ...]
-) -> document.ModelSwitch:
-    profile, technology = found.asked.scenario.profiles[index], pool.technologies[place]
-    rows = (pool.profile == index) & np.isfinite(pool.work_s[place])
+def _home(
+    model: Model, choice: Choice, parts: Sequence[Parts], index: int, of: tuple[PoolRequests, int, np.ndarray]
+) -> tuple[Home, float]:
+    """A replica of a unit for these rows, at what those that are had cost, and how full they are of what they can be.
+
+    Where all are rented they are as full as they can be; 0: there are none.
+    """
+    unit, (pool, place, rows) = model.units[index], of
+    owned, reserved = choice.owned[index], choice.reserved[index]
+    money, had = model.money(unit), owned + reserved
     tokens = float(pool.input_tokens[rows].sum(dtype=float) + pool.output_tokens[rows].sum(dtype=float))
-    hours = found.asked.window.span_s / _HOUR_S
-    mtok_per_day = tokens * pool.stands_for / _MTOK / hours * 24.0
-    ways = (money.owned_usd_per_hour, money.reserved_usd_per_hour, money.rented_usd_per_hour)
-    usd_per_hour = min(usd for usd in ways if usd is not None)
-    mtok_per_hour = (
-        tokens / max(1e-12, float(pool.work_s[place, rows].sum(dtype=float))) * _HOUR_S / _MTOK * money.usable
-    )
+    work_s = float(pool.work_s[place, rows].sum(dtype=float))
+    mtok_per_hour = tokens / max(1e-12, work_s) * _HOUR_S / _MTOK * money.usable
     energy = float(pool.energy_usd[place, rows].sum(dtype=float)) / max(1.0, tokens) * _MTOK
-    home = Home(technology.model, usd_per_hour, mtok_per_hour, energy)
-    apis = api_offers(profile, offers)
-    away = there = None
-    if apis:
-        usage = Usage(
-            round(float(pool.input_tokens[rows].mean())), 0, max(1, round(float(pool.output_tokens[rows].mean())))
-        )
-        cheapest = min(apis, key=lambda offer: offer.rate.usd(offer.expected(usage)))
-        there = float(pool.elsewhere_usd[rows].sum(dtype=float)) / max(1.0, tokens) * _MTOK
-        away = Away(cheapest.model, there)
-    here = usd_per_hour / mtok_per_hour + energy
-    at = crossing(home, away) if away is not None else None
-    crossing_mtok = at.first_mtok_per_day if at is not None else None
-    return document.ModelSwitch(
-        profile=profile.name, model_here=technology.model, model_there=away.model if away is not None else "",
-        here_usd_per_mtok=here, there_usd_per_mtok=there, mtok_per_day=mtok_per_day, crossing_mtok_per_day=crossing_mtok,
-        advice=_advice(there, here, crossing_mtok, mtok_per_day),
-    )  # fmt: skip
+    utilization = 1.0 if parts[index].rented_max else 0.0
+    ways = (money.owned_usd_per_hour, money.reserved_usd_per_hour, money.rent_usd_per_hour())
+    usd_per_hour = min(usd for usd in ways if usd is not None)
+    if had:
+        usd_per_hour = (owned * (ways[0] or 0.0) + reserved * (ways[1] or 0.0)) / had
+        utilization = max(_UTILIZATION_MIN, _carried(model, index, owned, reserved) / (had * money.usable))
+    elif utilization:
+        usd_per_hour = money.rent_usd_per_hour()
+    return Home(unit.technology.model, usd_per_hour, mtok_per_hour, energy), utilization
 
 
-def _advice(there: float | None, here: float, crossing_mtok: float | None, mtok_per_day: float) -> str:
-    if there is None:
-        return "at home: nothing else may serve it"
-    if crossing_mtok is None:
-        return "buy: a full replica of its own costs more than the API"
-    if mtok_per_day >= crossing_mtok:
-        return "at home: its own traffic pays for a replica"
-    return "at home beside others: alone it would not fill a replica" if here < there else "buy"
+def _away(pool: PoolRequests, rows: np.ndarray, apis: Sequence[Offer]) -> Away | None:
+    """What those of these rows that may leave cost elsewhere, under the name of what is cheapest at their mean lengths."""
+    may = rows & np.isfinite(pool.elsewhere_usd)
+    if not apis or not may.any():
+        return None
+    inputs, outputs = (of[may].astype(float) for of in (pool.input_tokens, pool.output_tokens))
+    usage = Usage(round(float(inputs.mean())), 0, max(1, round(float(outputs.mean()))))
+    cheapest = min(apis, key=lambda offer: offer.rate.usd(offer.expected(usage)))
+    usd = float(pool.elsewhere_usd[may].sum(dtype=float))
+    return Away(cheapest.model, usd / max(1.0, float((inputs + outputs).sum())) * _MTOK)
 
 
 def present_value(model: Model, choice: Choice) -> document.Npv | None:
-    """Owning what the plan owns over its life against buying everything; None where nothing is owned."""
+    """Owning what the plan owns over its life against buying everything; None where nothing is owned.
+
+    Scenarios are of the first year; later ones move them by the mean changes.
+    """
     hardware = [(unit.technology.hardware, n) for unit, n in zip(model.units, choice.owned, strict=True)]
     own = [(of, n) for of, n in hardware if of is not None and n]
     if not own:
         return None
     spec = model.spec
     life = min(of.amortization_years for of, _ in own)
-    few = replace(model, drawn=model.drawn[:: max(1, len(model.drawn) // _SCENARIOS)])
+    year_spec = spec.model_copy(update={"horizon_years": 1.0})
+    count = min(_SCENARIOS, len(model.drawn))
+    drawn = scenarios.draw(year_spec, model.edges_s - model.edges_s[0], model.seed, count)
+    few = replace(model, spec=year_spec, drawn=drawn)
     held = math.fsum(
         n * max(0.0, (unit.technology.owned_usd_per_hour or 0.0) - unit.technology.idle_usd_per_hour)
         for unit, n in zip(model.units, choice.owned, strict=True)
@@ -197,7 +215,7 @@ def present_value(model: Model, choice: Choice) -> document.Npv | None:
         changes = (spec.growth_per_year, spec.api_price_per_year, spec.power_price_per_year)
         levers = Levers(*((1.0 + of.mean) ** year for of in changes))
         bought = few.all_api_usd_per_hour(levers).mean()
-        running = few.of(choice.owned, choice.reserved, levers).usd_per_hour.mean() - held
+        running = billed(few, few.of(choice.owned, choice.reserved, levers), levers).mean() - held
         saved.append(float(bought - running) * _HOURS_PER_YEAR)
     return npv.npv_of(
         math.fsum(n * of.purchase_price_usd for of, n in own), saved,
@@ -206,37 +224,14 @@ def present_value(model: Model, choice: Choice) -> document.Npv | None:
     )  # fmt: skip
 
 
-def energy(found: Found, model: Model, choice: Choice, parts: list[Parts]) -> document.EnergyUse:
-    """Kilowatt-hours of a year: the slope of what is served at home, and idle power of what is had."""
-    config = found.asked.config
-    usd_per_kwh = _usd_per_kwh(found)
-    pue = max((site.electricity.pue for site in config.sites), default=1.0)
-    had = zip(model.units, choice.owned, choice.reserved, strict=True)
-    idle_kw = sum((owned + reserved) * unit.technology.idle_watts for unit, owned, reserved in had) / 1e3 * pue
-    served_usd = sum(part.costs.energy for part in parts)
-    slope_kw = served_usd / usd_per_kwh if usd_per_kwh else 0.0
-    kwh = (idle_kw + slope_kw) * _HOURS_PER_YEAR
-    tokens_per_hour = sum(unit.tokens * unit.stands_for for unit in model.units) / model.requests.hours
-    return document.EnergyUse(
-        kwh_per_year=kwh, usd_per_year=kwh * usd_per_kwh, kg_co2_per_year=None,
-        joules_per_token=(idle_kw + slope_kw) * 3.6e6 / max(1.0, tokens_per_hour), grams_co2_per_kwh=None,
-    )  # fmt: skip
-
-
-def _usd_per_kwh(found: Found) -> float:
-    priced = site_of(found.asked.config, found.asked.scenario.profiles, EPOCH_S).priced(EPOCH_S).pools
-    return next((pool.tariff.usd_per_kwh for pool in priced.values()), 0.0)
-
-
 def expected(found: Found, model: Model, choice: Choice) -> document.Expected | None:
     """What gateways should see while the plan fits: the trace as it is, under the policy as it was played."""
     played, requests = found.played, model.requests
     if played is None:
         return None
     per_hour = requests.count / requests.hours
-    mtok_bought = played.burst_share * per_hour * (requests.input_tokens_mean + requests.output_tokens_mean) / _MTOK
     api, energy_usd = sum(played.api_usd_per_hour.values()), sum(played.energy_usd_per_hour.values())
-    fixed = 0.0
+    bought, fixed = played.bought_mtok_per_hour, found.rent_usd_per_hour
     for unit, owned, reserved in zip(model.units, choice.owned, choice.reserved, strict=True):
         t = unit.technology
         fixed += owned * (t.owned_usd_per_hour or 0.0) + reserved * (t.reserved_usd_per_hour or 0.0)
@@ -244,5 +239,5 @@ def expected(found: Found, model: Model, choice: Choice) -> document.Expected | 
         usd_per_hour=fixed + api + energy_usd, usd_api_per_hour=api, usd_energy_per_hour=energy_usd,
         requests_per_hour=per_hour, burst_share=played.burst_share, slo_attainment=played.slo_attainment,
         input_tokens_mean=requests.input_tokens_mean, output_tokens_mean=requests.output_tokens_mean,
-        api_usd_per_mtok=api / mtok_bought if mtok_bought > 0.0 else 0.0,
+        api_usd_per_mtok=api / bought if bought > 0.0 else 0.0,
     )  # fmt: skip

@@ -62,7 +62,7 @@ class Choice:
 class Model:
     """``usable`` by unit: how much of a replica the fluid may count. ``bought_usd_per_hour``: what never comes home.
 
-    ``waits_s`` by unit: the longest objective of the time to a first token among its requests.
+    ``bought_by_bin``: the same by time bin. ``waits_s`` by unit: the longest objective of a first token among its requests.
     """
 
     spec: PlanningSpec
@@ -76,6 +76,7 @@ class Model:
     usable: Mapping[str, float] = field(default_factory=dict)
     waits_s: Mapping[str, float] = field(default_factory=dict)
     drawn: tuple[Scenario, ...] = ()
+    bought_by_bin: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def bought_by(self, drawn: Sequence[Scenario]) -> np.ndarray:
         """USD per hour [scenario] of what never comes home: with more requests and other prices it is more or less."""
@@ -200,7 +201,9 @@ def model_of(
         surfaces.append(surface_of(unit, edges_s, levels))
     drawn = scenarios.draw(spec, edges_s - edges_s[0], seed)
     bought = requests.homeless_usd_per_hour + stray_usd / requests.hours
-    return Model(spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, waits_s, drawn)
+    usd, _ = np.histogram(requests.homeless_at_s, edges_s, weights=requests.homeless_usd.astype(float))
+    by_bin = usd * requests.stands_for / (np.diff(edges_s) / 3600.0) + stray_usd / requests.hours
+    return Model(spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, waits_s, drawn, by_bin)
 
 
 def edges_of(requests: Requests) -> np.ndarray:

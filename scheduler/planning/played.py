@@ -50,7 +50,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came of it, per hour that counts. ``api_usd_per_hour`` and ``energy_usd_per_hour`` are by unit ('': no home)."""
+    """What came of it, per hour that counts. ``api_usd_per_hour`` and ``energy_usd_per_hour`` are by unit ('': no home).
+
+    ``bought_mtok_per_hour``: millions of tokens of requests that an API served.
+    """
 
     hours: float
     requests: int
@@ -58,6 +61,7 @@ class Played:
     energy_usd_per_hour: Mapping[str, float]
     burst_share: float
     slo_attainment: float
+    bought_mtok_per_hour: float = 0.0
 
     @property
     def usd_per_hour(self) -> float:
@@ -78,7 +82,7 @@ def sample_of(scenario: Scenario, window: Window, load: np.ndarray, edges_s: np.
     length_s = span_s / count
     warm_s = min(WARM_S, _WARM_SHARE_MAX * length_s)
     bounds = 1.0 - (1.0 - np.arange(count + 1) / count) ** 2
-    middles = 1.0 - (1.0 - (np.arange(count) + 0.5) / count) ** 2
+    middles = 0.5 * (bounds[:-1] + bounds[1:])
     starts = _spread(load, edges_s, middles, window, length_s - warm_s)
     begins = [max(window.start_s, start_s - warm_s) for start_s in starts]
     return Sample(
@@ -113,7 +117,6 @@ class Stage:
         self._site = site_of(expanded(config), tuple(self._labels.profiles), EPOCH_S)
         self._scenario = scenario
         self._made: dict[Window, list[Batch]] = {}
-        self._rates = {offer.id.partition("/")[0]: offer.rate for offer in self._site.priced(EPOCH_S).offers}
 
     def site(self, replicas: Mapping[str, int]) -> Site:
         """The site with so many replicas; technologies without any are not there."""
@@ -125,11 +128,19 @@ class Stage:
         kept = tuple(pool for pool in self._site.config.pools if replicas.get(pool.name, 0) > 0)
         return replace(self._site, config=self._site.config.model_copy(update={"pools": kept}), pools=pools)
 
-    def kernel(self, replicas: Mapping[str, int], sample: Sample, settings: KernelSettings) -> Played:
-        """The shipped policy with ``replicas`` in the compiled kernel, over every window of ``sample``."""
-        site, sums = self.site(replicas), _Sums(self._labels.unit_of, self._rates)
-        offers = site.priced(EPOCH_S).offers
-        for window, share in zip(sample.windows, sample.shares, strict=True):
+    def kernel(
+        self, replicas: Mapping[str, int], sample: Sample, settings: KernelSettings,
+        rented: Sequence[Mapping[str, int]] = (),
+    ) -> Played:  # fmt: skip
+        """The shipped policy with ``replicas`` in the compiled kernel, over every window of ``sample``.
+
+        ``rented``: by window, replicas on top of them. Prices are those of a window's beginning.
+        """
+        sums = _Sums(self._labels.unit_of)
+        more = rented or [dict[str, int]()] * len(sample.windows)
+        for window, share, extra in zip(sample.windows, sample.shares, more, strict=True):
+            site = self.site({name: replicas.get(name, 0) + extra.get(name, 0) for name in {*replicas, *extra}})
+            offers = site.priced(EPOCH_S + window.start_s).offers
             run = KernelRun(
                 site, self._labels.profiles, SHIPPED if site.pools else "all-api", math.nan, self._scenario.policy,
                 settings, from_s=window.start_s, offers=offers,
@@ -138,7 +149,8 @@ class Stage:
             for batch in batches:
                 run.feed(batch)
             tally = run.finish()
-            sums.add(batches, tally, Window(window.start_s + sample.warm_s, window.end_s), share)
+            rates = {offer.id.partition("/")[0]: offer.rate for offer in offers if offer.kind != "api"}
+            sums.add(batches, tally, Window(window.start_s + sample.warm_s, window.end_s), share, rates)
         return sums.played(sample.hours)
 
     def _batches(self, window: Window) -> list[Batch]:
@@ -154,22 +166,22 @@ class Stage:
         return play(scenario, rule(SHIPPED), settings, window, self._batches(window))
 
 
+_FREE = Rate(0.0, 0.0, 0.0)
+
+
 class _Sums:
     """Money and counts of several windows, by unit."""
 
-    def __init__(self, unit_of: Sequence[str], rates: Mapping[str, Rate]) -> None:
+    def __init__(self, unit_of: Sequence[str]) -> None:
         self._units = list(dict.fromkeys(unit_of))
         self._unit_of = np.array([self._units.index(name) for name in unit_of])
-        no_rate = Rate(0.0, 0.0, 0.0)
-        of = [rates.get(name, no_rate) for name in self._units]
-        self._per_input, self._per_output = (
-            np.array([getattr(r, n) for r in of]) for n in ("usd_per_input", "usd_per_output")
-        )
         self._api, self._energy = np.zeros(len(self._units)), np.zeros(len(self._units))
-        self._requests, self._per_hour, self._local, self._in_time = 0, 0.0, 0.0, 0.0
+        self._requests, self._per_hour, self._local, self._in_time, self._mtok = 0, 0.0, 0.0, 0.0, 0.0
 
-    def add(self, batches: Sequence[Batch], tally: KernelTally, counted: Window, share: float) -> None:
-        """One window that stands for ``share`` of the time; requests outside ``counted`` do not count.
+    def add(
+        self, batches: Sequence[Batch], tally: KernelTally, counted: Window, share: float, rates: Mapping[str, Rate]
+    ) -> None:
+        """One window that stands for ``share`` of the time; requests outside ``counted`` do not count. ``rates``: by unit.
 
         But for the objectives, which the kernel sums over all.
         """
@@ -181,17 +193,22 @@ class _Sums:
         unit, local, size = self._unit_of[profile], counts & (tally.source == 1), len(self._units)
         each = share * 3600.0 / counted.span_s
         self._api += each * np.bincount(unit[counts], tally.api_usd[counts], size)
-        usd = inputs * self._per_input[unit] + outputs * self._per_output[unit]
+        of = [rates.get(name, _FREE) for name in self._units]
+        per_input, per_output = (np.array([getattr(r, n) for r in of]) for n in ("usd_per_input", "usd_per_output"))
+        usd = inputs * per_input[unit] + outputs * per_output[unit]
         self._energy += each * np.bincount(unit[local], usd[local], size)
         self._requests += int(counts.sum())
         self._per_hour += each * float(counts.sum())
         self._local += each * float(local.sum())
         self._in_time += each * float(counts.sum()) * tally.slo_attainment
+        bought = counts & (tally.source == 2)
+        self._mtok += each * float((inputs[bought].sum(dtype=float) + outputs[bought].sum(dtype=float)) / 1e6)
 
     def played(self, hours: float) -> Played:
         """What was added, per hour of all time."""
         return Played(
             hours, self._requests, dict(zip(self._units, self._api.tolist(), strict=True)),
             dict(zip(self._units, self._energy.tolist(), strict=True)),
-            1.0 - self._local / max(1e-9, self._per_hour), self._in_time / max(1e-9, self._per_hour),
+            1.0 - self._local / max(1e-9, self._per_hour),
+            self._in_time / self._per_hour if self._per_hour else 1.0, self._mtok,
         )  # fmt: skip

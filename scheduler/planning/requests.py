@@ -13,8 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from scheduler.config import ClusterConfig
+from scheduler.planning.preferred import by_policy
 from scheduler.planning.sizes import input_tokens_max
 from scheduler.planning.technologies import PlanError, Technology, expanded
+from scheduler.planning.throughput import work_s_at_slo
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.regret import judged
 from scheduler.simulation.scenario import EPOCH_S, Scenario, Window, local_offers
@@ -22,6 +24,7 @@ from scheduler.simulation.site import site_of
 
 ROWS_MAX = 1_500_000
 _CHUNK_ROWS = 150_000
+_OBJECTIVES = ("ttft_s_max", "tpot_s_max")
 
 Progress = Callable[[float], None]
 
@@ -55,6 +58,7 @@ class Requests:
     """All requests of a window: those with a home by pool, and the cost of those that only an API can serve.
 
     ``homeless`` and ``stranded`` count requests: those without a home, and those of them that no API may serve either.
+    ``homeless_at_s`` and ``homeless_usd`` are rows, each of which stands for ``stands_for`` requests that are bought.
     """
 
     window: Window
@@ -66,6 +70,8 @@ class Requests:
     homeless_usd_per_hour: float
     homeless: float
     stranded: float
+    homeless_at_s: np.ndarray
+    homeless_usd: np.ndarray
 
     @property
     def hours(self) -> float:
@@ -154,12 +160,18 @@ def _chunk(whole: Scenario, technologies: Sequence[Technology], window: Window) 
     inputs, outputs = (
         np.concatenate([getattr(batch, name) for batch in batches]) for name in ("input_tokens", "output_tokens")
     )
+    difficulty = np.concatenate([batch.difficulty for batch in batches])
+    offers = whole.site.priced(EPOCH_S + window.start_s).offers
+    names = [technology.name for technology in technologies]
+    elsewhere, at_home = by_policy(
+        whole.profiles, offers, names, priced.profile, (inputs, outputs), difficulty, of.usd_elsewhere, of.energy_usd
+    )
     # In the order of the technologies, which is that of the pools of the expanded site.
     longest = np.array([[input_tokens_max(t, profile) for t in technologies] for profile in whole.profiles])
     in_time = inputs[:, None] <= longest[priced.profile]
     return _Chunk(
-        of.arrival_s, priced.profile, inputs, outputs, of.usd_elsewhere.astype(np.float32),
-        (of.eligible & in_time).T, of.energy_usd.T.astype(np.float32),
+        of.arrival_s, priced.profile, inputs, outputs, elsewhere.astype(np.float32),
+        (of.eligible & in_time & at_home).T, of.energy_usd.T.astype(np.float32),
     )  # fmt: skip
 
 
@@ -180,7 +192,10 @@ def _gathered(
         bound = {i for i, p in enumerate(whole.profiles) if p.pools and own[0].name in p.pools}
         rows = np.flatnonzero(np.isin(profile, list(bound)) & eligible[columns].any(axis=0))
         homeless[rows] = False
-        work = np.array([_work_s(t, inputs[rows], outputs[rows]) for t in own]).reshape(len(own), len(rows))
+        classes = [p.service_class for p in whole.profiles]
+        ttft_s, tpot_s = (np.array([getattr(of, name) for of in classes])[profile[rows]] for name in _OBJECTIVES)
+        work = np.array([_work_s(t, inputs[rows], outputs[rows], ttft_s, tpot_s) for t in own])
+        work = work.reshape(len(own), len(rows))
         work[~eligible[np.ix_(columns, rows)]] = np.inf
         pools.append(
             PoolRequests(
@@ -190,19 +205,24 @@ def _gathered(
         )  # fmt: skip
     hours = window.span_s / 3600.0
     stranded = homeless & ~np.isfinite(elsewhere)
-    bought = float(elsewhere[homeless & ~stranded].sum(dtype=float)) * stands_for / hours
+    bought = np.flatnonzero(homeless & ~stranded)
+    usd_per_hour = float(elsewhere[bought].sum(dtype=float)) * stands_for / hours
     if not any(len(pool) for pool in pools):
         raise PlanError("no request of the trace can be served by any pool in time: there is nothing to plan")
     return Requests(
-        window, tuple(pools), stands_for, len(at_s) * stands_for, float(inputs.mean()), float(outputs.mean()), bought,
-        float(homeless.sum()) * stands_for, float(stranded.sum()) * stands_for,
+        window, tuple(pools), stands_for, len(at_s) * stands_for, float(inputs.mean()), float(outputs.mean()),
+        usd_per_hour, float(homeless.sum()) * stands_for, float(stranded.sum()) * stands_for, at_s[bought],
+        elsewhere[bought],
     )  # fmt: skip
 
 
-def _work_s(technology: Technology, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+def _work_s(
+    technology: Technology, inputs: np.ndarray, outputs: np.ndarray, ttft_s_max: np.ndarray, tpot_s_max: np.ndarray
+) -> np.ndarray:
     """Replica-seconds of each request where everything is busy: compute, or slots and cache if those bind over all.
 
-    As ``ServiceCurve.work_s``: which of the two is scarce is a matter of everybody's lengths.
+    As ``ServiceCurve.work_s``: which of the two is scarce is a matter of everybody's lengths. Where tokens have an objective
+    of their own (TPOT), a batch is only as full as it allows.
     """
     curve = technology.curve
     prefill_s = inputs / curve.prefill_tokens_per_s
@@ -211,4 +231,9 @@ def _work_s(technology: Technology, inputs: np.ndarray, outputs: np.ndarray) -> 
         running = np.clip(curve.kv_tokens / (inputs + 0.5 * outputs + 1.0), 1.0, running)
     compute_s = prefill_s + outputs * curve.itl_per_seq_s
     held_s = (prefill_s + outputs * (curve.itl_base_s + curve.itl_per_seq_s * running)) / running
-    return held_s if held_s.sum() > compute_s.sum() else compute_s
+    work_s = held_s if held_s.sum() > compute_s.sum() else compute_s
+    paced = np.isfinite(tpot_s_max)
+    if paced.any():
+        slower_s = work_s_at_slo(curve, inputs[paced], outputs[paced], ttft_s_max[paced], tpot_s_max[paced])
+        work_s[paced] = np.maximum(work_s[paced], slower_s)
+    return work_s

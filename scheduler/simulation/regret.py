@@ -111,16 +111,16 @@ def _least_usd(
             for offer in local_offers(of, offers):
                 pool = names.index(offer.id.partition("/")[0])
                 cached = _cached(scenario, pool, tokens, rows)
-                usd = _usd(offer, tokens.inputs[rows] - cached, tokens.outputs[rows])
+                usd = usd_of(offer, tokens.inputs[rows] - cached, tokens.outputs[rows])
                 energy[rows, pool] = np.minimum(energy[rows, pool], usd + cached * offer.rate.usd_per_cached)
             for offer in api_offers(of, offers):
                 fits = rows[tokens.inputs[rows] + 1 <= offer.context_tokens]
-                usd = _usd(offer, tokens.inputs[fits], tokens.outputs[fits])
+                usd = usd_of(offer, tokens.inputs[fits], tokens.outputs[fits])
                 elsewhere[fits] = np.minimum(elsewhere[fits], usd)
     return elsewhere, energy
 
 
-def _usd(offer: Offer, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+def usd_of(offer: Offer, inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """``Rate.usd`` for arrays, with the tier of each input and this offer's own tokens and reasoning."""
     inputs = np.ceil(inputs * offer.tokens_ratio)
     outputs = np.ceil(outputs * offer.tokens_ratio)

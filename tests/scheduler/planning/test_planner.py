@@ -10,14 +10,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import yaml
 
+from scheduler.config import load
 from scheduler.planning import calibration, document, planner
 from scheduler.planning.compose import plan_of
 from scheduler.planning.planner import Asked, Found, find
 from scheduler.planning.played import Played
 from scheduler.planning.technologies import PlanError
 from scheduler.simulation.scenario import Window
-from tests.scheduler.planning.worlds import SPAN_S, asked, hours, scenario, site
+from tests.scheduler.planning.worlds import ROOT, SPAN_S, asked, hours, scenario, site
 
 FACTS = document.TraceFacts("hours", "requests", 4000, SPAN_S, 1.0, 0, 900.0, 120.0, 1.0, 2.0)
 
@@ -126,7 +128,7 @@ def test_dearer_apis_and_more_load_cost_more_and_ask_for_no_fewer_gpus(found: Fo
     assert swings == sorted(swings, reverse=True)
 
 
-@pytest.mark.parametrize("step", ["_play", "_exact", "_alternatives"])
+@pytest.mark.parametrize("step", ["play", "exact", "_alternatives"])
 def test_interrupted_after_the_first_search_it_returns_a_partial_plan_that_says_so(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +183,7 @@ def test_what_the_policy_does_in_the_simulator_becomes_what_the_fluid_may_count(
         spent = everything - float(weight @ surface.saved(count * usable))
         played = Played(1.0, 1, {unit.name: spent}, {unit.name: 0.0}, 0.0, 1.0)
         bought = Played(1.0, 1, {unit.name: everything}, {unit.name: 0.0}, 1.0, 1.0)
-        told = calibration.usable_of(model, weight, {unit.name: count}, played, bought)
+        told = calibration.usable_of(model, weight, {unit.name: count}, {}, played, bought)
         assert told[unit.name] == pytest.approx(usable, abs=1e-3)
 
 
@@ -199,3 +201,54 @@ def test_where_a_cloud_is_cheaper_for_few_hours_the_peak_is_rented_and_the_base_
     assert plan.costs.rented > 0.0
     first, second = plan.weeks[0].replicas[0], plan.weeks[0].replicas[3]
     assert first < second  # the busy half
+
+
+def test_what_a_pool_would_often_answer_wrong_is_planned_for_where_the_policy_sends_it(tmp_path: Path) -> None:
+    text = yaml.safe_load((ROOT / "examples" / "h100-site.yaml").read_text())
+    text["models"][0]["quality"] = {"low": 0.97, "medium": 0.9, "high": 0.6}  # of the pool's model
+    text["planning"] = {"scenarios": 4}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(text))
+    config = load(tmp_path / "cluster.yaml")
+    made = scenario(config, hours(), 0.2)
+    hard = tuple(replace(p, difficulty_low=0.0, difficulty_high=1.0) for p in made.profiles)
+    whole = Window(0.0, SPAN_S)
+    given = Asked(config, replace(made, profiles=hard), whole, played_requests=1_000_000, exact_requests=300)
+    poor = find(given, quiet)
+    requests = poor.requests
+    assert requests is not None
+    assert 0.3 < requests.homeless / requests.count < 0.95
+    chosen = next(one for one in poor.finalists if one.is_chosen and one.engine == "kernel")
+    assert abs(chosen.searched_usd_per_hour - chosen.played_usd_per_hour) < 0.05 * chosen.played_usd_per_hour
+    assert chosen.burst_share == pytest.approx(requests.homeless / requests.count, abs=0.05)
+
+
+def test_what_is_only_rented_is_played_with_its_replicas_and_expected_with_its_rent(tmp_path: Path) -> None:
+    text = yaml.safe_load((ROOT / "examples" / "h100-site.yaml").read_text())
+    del text["pools"][0]["hardware"]
+    text["pools"][0]["rental"] = {"usd_per_hour": 1.5, "gpu": "H100"}
+    text["planning"] = {"scenarios": 4}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(text))
+    config = load(tmp_path / "cluster.yaml")
+    given = Asked(config, scenario(config, hours()), Window(0.0, SPAN_S), played_requests=20_000, exact_requests=300)
+    rented = find(given, quiet)
+    assert rented.replicas == {"llama-8b": 0}
+    assert rented.rent_usd_per_hour > 1.0
+    assert rented.played is not None
+    assert rented.played.burst_share < 0.3
+    assert {one.engine for one in rented.finalists if one.is_chosen} == {"kernel", "exact"}
+    told = plan_of(rented, FACTS, "now").expected
+    assert told is not None
+    assert told.usd_per_hour == pytest.approx(rented.rent_usd_per_hour + rented.played.usd_per_hour)
+
+
+def test_an_objective_of_pace_is_planned_for_with_emptier_batches_and_played_by_the_exact_engine(
+    tmp_path: Path,
+) -> None:
+    given = asked(tmp_path)
+    paced = tuple(
+        replace(p, service_class=replace(p.service_class, tpot_s_max=0.0075)) for p in given.scenario.profiles
+    )
+    slow, quick = find(given, quiet), find(replace(given, scenario=replace(given.scenario, profiles=paced)), quiet)
+    assert quick.replicas["llama-8b"] > slow.replicas["llama-8b"]
+    assert any("tpot_s_max" in warning for warning in quick.warnings)
+    assert [one.engine for one in quick.finalists] == ["exact"]
