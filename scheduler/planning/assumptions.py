@@ -8,8 +8,8 @@ from typing import Literal
 from scheduler.config import ClusterConfig
 from scheduler.config.planning import PlanningSpec
 from scheduler.planning.document import Assumption
+from scheduler.planning.found import Found
 from scheduler.planning.model import Model
-from scheduler.planning.planner import Found
 from scheduler.planning.technologies import Technology
 
 _Label = Literal["measured", "calibrated", "modelled", "assumed"]

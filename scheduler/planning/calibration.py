@@ -75,17 +75,17 @@ def usable_of(
     Units that tell nothing keep what they have.
     """
     found = dict(model.usable)
-    everything = sum(float(weight @ surface.all_api_usd_per_hour) for surface in model.surfaces)
-    # Both see the same requests, the fluid perhaps a share of them.
-    scale = (everything + float(weight @ model.bought_by_bin)) / max(1e-12, sum(bought.api_usd_per_hour.values()))
+    refused = {pool.pool: pool.refused_share for pool in model.requests.pools}
     for unit, surface in zip(model.units, model.surfaces, strict=True):
         count = replicas.get(unit.name, 0) + rented.get(unit.name, np.zeros(len(surface.load)))
-        if not count.any():
+        everything = bought.api_usd_per_hour.get(unit.name, 0.0)
+        if not count.any() or everything <= 0.0:
             continue
         must_usd = float(weight @ surface.must_energy_usd_per_hour)
-        spent = played.api_usd_per_hour.get(unit.name, 0.0) + played.energy_usd_per_hour.get(unit.name, 0.0)
-        saved = scale * (bought.api_usd_per_hour.get(unit.name, 0.0) - spent) + must_usd
-        at = _matching(surface, weight, count, saved, _usable_max(model, unit.name))
+        spent = played.api_usd_per_hour.get(unit.name, 0.0) + played.energy_usd_per_hour.get(unit.name, 0.0) - must_usd
+        # As shares: the fluid may see a part of the requests. What the policy would rather buy is not for it to save.
+        share = (everything - spent) / (everything * (1.0 - refused[unit.technology.pool]))
+        at = _matching(surface, weight, count, share, _usable_max(model, unit.name))
         if at is not None:
             found[unit.name] = at
     return found
@@ -97,21 +97,21 @@ def _usable_max(model: Model, name: str) -> float:
     return 1.0 + min(_WAIT_SHARE_MAX, model.waits_s.get(name, 0.0) / bin_s)
 
 
-def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, usd: float, most: float) -> float | None:
-    """The part of ``count`` replicas [bin] with which the fluid saves ``usd``; None where it cannot be told."""
+def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, share: float, most: float) -> float | None:
+    """The part of ``count`` replicas [bin] with which the fluid saves ``share``; None where it cannot be told."""
     everything = float(weight @ surface.all_api_usd_per_hour)
 
     def saved(usable: float) -> float:
-        return float(weight @ surface.saved(count * usable))
+        return float(weight @ surface.saved(count * usable)) / everything
 
-    if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD * everything:  # a fifth of so many does not matter
+    if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD:  # a fifth of so many does not matter
         return None
     low, high = USABLE_MIN, most
-    if usd >= saved(high):
+    if share >= saved(high):
         return high
     for _ in range(_STEPS):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if saved(middle) < usd else (low, middle)
+        low, high = (middle, high) if saved(middle) < share else (low, middle)
     return 0.5 * (low + high)
 
 

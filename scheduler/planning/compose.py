@@ -6,7 +6,7 @@ from scheduler.planning import document, meaning, outlook
 from scheduler.planning.assumptions import assumptions
 from scheduler.planning.cautions import cautions
 from scheduler.planning.energy_use import energy_use
-from scheduler.planning.planner import Found
+from scheduler.planning.found import Found
 from scheduler.planning.search import summary
 from scheduler.planning.shortage import billed
 

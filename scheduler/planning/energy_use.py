@@ -12,8 +12,8 @@ from pricing.board import Board
 from pricing.onprem import HOURS_PER_YEAR
 from scheduler.config import ClusterConfig
 from scheduler.planning import document, recourse
+from scheduler.planning.found import Found
 from scheduler.planning.model import Choice, Model
-from scheduler.planning.planner import Found
 from scheduler.planning.scenarios import Instant, expected
 from scheduler.planning.surface import Floats, bins_of
 from scheduler.planning.technologies import expanded

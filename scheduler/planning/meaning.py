@@ -11,8 +11,8 @@ import numpy as np
 from pricing import onprem
 from scheduler.core.supply import Offer, Usage
 from scheduler.planning import document, npv, scenarios
+from scheduler.planning.found import Found
 from scheduler.planning.model import Choice, Levers, Model
-from scheduler.planning.planner import Found
 from scheduler.planning.recourse import Parts
 from scheduler.planning.requests import PoolRequests
 from scheduler.planning.shortage import billed

@@ -42,6 +42,8 @@ def written(text: str, config: ClusterConfig, plan: Plan) -> str:
         text = remove(text, (*_CANDIDATES, place), f"{candidate.name} is a pool by the {by}")
     if plan.expected is not None:
         text = _with_expected(text, config, plan, plan.expected)
+    elif config.policy.expected is not None:
+        text = put(text, ("policy", "expected"), None, f"the {by} expects nothing: what was here was of other pools")
     try:
         ClusterConfig.model_validate(read(text))
     except ValidationError as error:
@@ -50,7 +52,7 @@ def written(text: str, config: ClusterConfig, plan: Plan) -> str:
 
 
 def notes(config: ClusterConfig, plan: Plan) -> tuple[str, ...]:
-    """What ``written`` cannot do and the operator has to, or has to know, in sentences."""
+    """What ``written`` cannot do and the operator has to, or has to know; each without a full stop."""
     pools, candidates = {p.name: p for p in config.pools}, {c.name: c for c in config.planning.candidates}
     found = []
     for entry in plan.pools:
@@ -59,29 +61,36 @@ def notes(config: ClusterConfig, plan: Plan) -> tuple[str, ...]:
         if origin is not None and _total(entry):
             found += [f"{entry.name}: {note}" for note in _pool_notes(entry, candidate, origin)]
     if config.policy.commitment.mode != "enforce" and any(entry.rented_max for entry in plan.pools):
-        found.append("Replicas are rented by the hour only with policy.commitment.mode: enforce; it is left as it is.")
+        found.append("replicas are rented by the hour only with policy.commitment.mode: enforce; it is left as it is")
     if plan.expected is None:
         found.append(
-            "The plan is not complete and expects nothing, so that `baseload status` cannot hold it to anything."
+            "the plan is not complete and expects nothing, so that `baseload status` cannot hold it to anything"
         )
     return tuple(found)
 
 
 def _pool_notes(entry: PoolPlan, candidate: Candidate | None, origin: Pool) -> list[str]:
     found, base = [], entry.owned + entry.reserved
+    # As _pool_of prices it; a pool that is there keeps what it has.
+    is_owned = bool(entry.owned) and not entry.rented_max if candidate is not None else origin.hardware is not None
     if not base:
-        found.append("a pool is never empty, so that one replica is rented all the time.")
-    if base and entry.rented_max:
-        found.append("some replicas are rented, so that reports count all of them at the rent.")
-    if entry.owned and entry.reserved and not entry.rented_max:
-        found.append("its reserved replicas count as owned ones in reports.")
+        found.append("a pool is never empty, so that one replica stays all the time")
+    if candidate is None and origin.rental is None and entry.rented_max:
+        kept = "keeps its hardware and gets no rental: rented replicas count as owned ones in reports"
+        found.append(
+            f"the pool {kept if is_owned else 'gets no rental: reports do not count what rented replicas cost'}"
+        )
+    elif base and entry.rented_max:
+        found.append("some replicas are rented, so that reports count all of them at the rent")
+    if is_owned and entry.reserved:
+        found.append("its reserved replicas count as owned ones in reports")
     if origin.engine.kind == "url":
         servers = len(origin.engine.urls)
         if candidate is not None or servers != base + entry.rented_max:
             planned = base + entry.rented_max
-            found.append(f"{planned} servers are planned, engine.urls names {servers}: yours to change.")
+            found.append(f"{planned} servers are planned, engine.urls names {servers}: yours to change")
     elif origin.engine.kind == "ray-serve-llm":
-        found.append("engine.llm_config says itself how many replicas it has, on which GPUs: yours to change.")
+        found.append("engine.llm_config says itself how many replicas it has, on which GPUs: yours to change")
     return found
 
 

@@ -35,7 +35,7 @@ class PoolRequests:
 
     ``at_s`` on the clock of the trace, ``elsewhere_usd`` at the cheapest API (inf: it may not leave), ``work_s`` and
     ``energy_usd`` [technology, request] in replica-seconds (inf: it cannot be served in time) and USD; ``stands_for``
-    requests each.
+    requests each. ``refused_share``: of the USD of all that fits, what the policy would rather buy (``preferred``).
     """
 
     pool: str
@@ -48,6 +48,7 @@ class PoolRequests:
     work_s: np.ndarray
     energy_usd: np.ndarray
     stands_for: float
+    refused_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.at_s)
@@ -147,7 +148,8 @@ class _Chunk:
     input_tokens: np.ndarray
     output_tokens: np.ndarray
     elsewhere_usd: np.ndarray
-    eligible: np.ndarray
+    fits: np.ndarray
+    at_home: np.ndarray
     energy_usd: np.ndarray
 
 
@@ -171,7 +173,7 @@ def _chunk(whole: Scenario, technologies: Sequence[Technology], window: Window) 
     in_time = inputs[:, None] <= longest[priced.profile]
     return _Chunk(
         of.arrival_s, priced.profile, inputs, outputs, elsewhere.astype(np.float32),
-        (of.eligible & in_time & at_home).T, of.energy_usd.T.astype(np.float32),
+        (of.eligible & in_time).T, at_home.T, of.energy_usd.T.astype(np.float32),
     )  # fmt: skip
 
 
@@ -182,15 +184,18 @@ def _gathered(
         np.concatenate([getattr(part, name) for part in parts])
         for name in ("at_s", "profile", "input_tokens", "output_tokens", "elsewhere_usd")
     )
-    eligible, energy = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("eligible", "energy_usd")
+    fits, at_home, energy = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("fits", "at_home", "energy_usd")
     )
+    eligible = fits & at_home
     pools, homeless = [], np.ones(len(at_s), bool)
     for name in dict.fromkeys(technology.pool for technology in technologies):
         columns = np.array([i for i, technology in enumerate(technologies) if technology.pool == name])
         own = [technologies[i] for i in columns]
         bound = {i for i, p in enumerate(whole.profiles) if p.pools and own[0].name in p.pools}
-        rows = np.flatnonzero(np.isin(profile, list(bound)) & eligible[columns].any(axis=0))
+        mine = np.isin(profile, list(bound)) & fits[columns].any(axis=0)
+        rows = np.flatnonzero(mine & eligible[columns].any(axis=0))
+        usd = [float(elsewhere[of][np.isfinite(elsewhere[of])].sum(dtype=float)) for of in (rows, mine)]
         homeless[rows] = False
         classes = [p.service_class for p in whole.profiles]
         ttft_s, tpot_s = (np.array([getattr(of, name) for of in classes])[profile[rows]] for name in _OBJECTIVES)
@@ -200,7 +205,7 @@ def _gathered(
         pools.append(
             PoolRequests(
                 name, tuple(own), at_s[rows], profile[rows], inputs[rows], outputs[rows], elsewhere[rows], work,
-                energy[np.ix_(columns, rows)], stands_for,
+                energy[np.ix_(columns, rows)], stands_for, 1.0 - usd[0] / usd[1] if usd[1] else 0.0,
             )
         )  # fmt: skip
     hours = window.span_s / 3600.0

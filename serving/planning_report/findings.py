@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 
 from scheduler.planning.document import Finalist, Plan, Sensitivity
-from serving.planning_report.outcome import amount_of, capital, gpus, gpus_owned, money, span, years
+from serving.planning_report.outcome import (
+    all_bought,
+    amount_of,
+    capital,
+    gpus,
+    gpus_owned,
+    money,
+    month,
+    span,
+    years,
+)
 from serving.planning_report.supply_findings import missing
 from serving.report.words import count, listed, number, percent, plain, short
 
@@ -101,10 +111,12 @@ def of_npv(plan: Plan) -> str:
     told = f"{money(-npv.years[0].cash_usd)} at the start"
     told += " never pays back" if npv.breakeven_years is None else f" is paid back after {span(npv.breakeven_years)}"
     worth = "is worth" if npv.npv_usd >= 0.0 else "loses"
-    return (
-        f"{told}; over {years(life)} at {percent(npv.rate)} a year it {worth} {money(abs(npv.npv_usd))} of today's money "
-        "against buying everything from APIs."
+    told += (
+        f"; over {years(life)} at {percent(npv.rate)} a year it {worth} {money(abs(npv.npv_usd))} of today's money "
+        f"against {all_bought(plan)}."
     )
+    when = month(plan.made_at, npv.breakeven_years) if npv.breakeven_years is not None else ""
+    return f"{told} It breaks even in {when}." if when else told
 
 
 def of_finalists(plan: Plan) -> str:

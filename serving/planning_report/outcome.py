@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from scheduler.planning.document import Plan, PoolPlan
 from serving.report.words import count, listed, number, percent, plain
@@ -19,6 +20,11 @@ SIZINGS = {
 }
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 _NAMES_MAX = 3
+_DAYS_PER_YEAR = 365.25
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 
 
 def money(usd: float) -> str:
@@ -88,6 +94,18 @@ def saved_usd_per_hour(plan: Plan) -> float:
     return plan.all_api_usd_per_hour - plan.usd_per_hour.mean
 
 
+def must_stay(plan: Plan) -> bool:
+    """Whether some requests may not leave: no sizing owns nothing, or (stopped early) nothing else may serve them."""
+    if plan.sizings:
+        return all(one.name != "none" for one in plan.sizings)
+    return any(one.there_usd_per_mtok is None for one in plan.switches)
+
+
+def all_bought(plan: Plan) -> str:
+    """What the plan is held against, in words."""
+    return "buying from APIs all of what may leave" if must_stay(plan) else "buying everything from APIs"
+
+
 def notices(plan: Plan) -> tuple[str, ...]:
     """What has to be said before anything else: that the plan is partial, and its warnings."""
     early = "PARTIAL: the plan was stopped early. What is here holds; what is missing was not reached."
@@ -109,18 +127,18 @@ def _sentence(text: str) -> str:
 
 def lead(plan: Plan) -> str:
     """What to own, reserve, rent and buy, what that costs and what it saves, in one sentence."""
-    mean = plan.usd_per_hour.mean
+    mean, bought = plan.usd_per_hour.mean, all_bought(plan)
     told = f"{_deeds(plan)}: this costs {money(mean)} per hour ({money(mean * HOURS_PER_YEAR)} a year)"
     whole, saved = plan.all_api_usd_per_hour, saved_usd_per_hour(plan)
     if not math.isfinite(whole) or whole <= 0.0:
         return f"{told}; what APIs alone would cost is not known."
     if abs(saved) < 5e-4 * whole:
         is_all = plan.costs.api >= plan.costs.total > 0.0
-        return f"{told}; nothing else is cheaper." if is_all else f"{told}, as much as buying everything from APIs."
+        return f"{told}; nothing else is cheaper." if is_all else f"{told}, as much as {bought}."
     beside = f"{money(abs(saved))} per hour ({percent(abs(saved) / whole)})"
     if saved < 0.0:
-        return f"{told}, {beside} MORE than buying everything from APIs."
-    return f"{told} and saves {beside} against buying everything from APIs."
+        return f"{told}, {beside} MORE than {bought}."
+    return f"{told} and saves {beside} against {bought}."
 
 
 def _deeds(plan: Plan) -> str:
@@ -171,6 +189,19 @@ def span(years_long: float) -> str:
     if years_long < 1.0:
         return count(max(1, math.ceil(12.0 * years_long)), "month")
     return years(round(years_long, 1))
+
+
+def month(made_at: str, years_later: float) -> str:
+    """The month so many years after a time as ISO 8601 gives it; "" where it gives none.
+
+    >>> month("2026-11-22T09:00:00Z", 1.76), month("yesterday", 1.0)
+    ('August 2028', '')
+    """
+    try:
+        at = datetime.fromisoformat(made_at) + timedelta(days=_DAYS_PER_YEAR * years_later)
+    except (ValueError, OverflowError):
+        return ""
+    return f"{_MONTHS[at.month - 1]} {at.year}"
 
 
 def made_from(plan: Plan) -> str:

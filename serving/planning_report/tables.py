@@ -11,6 +11,7 @@ from serving.planning_report.outcome import (
     SIZINGS,
     amount_of,
     change,
+    must_stay,
     replicas_of,
     saved_usd_per_hour,
 )
@@ -122,7 +123,8 @@ def costs(plan: Plan) -> Table:
     all_api = plan.all_api_usd_per_hour
     if math.isfinite(all_api):
         saved = saved_usd_per_hour(plan)
-        rows.append(("everything from APIs", "", number(all_api), "", _year(all_api)))
+        whose = "all of what may leave, from APIs" if must_stay(plan) else "everything from APIs"
+        rows.append((whose, "", number(all_api), "", _year(all_api)))
         word = "saved" if saved >= 0.0 else "paid more"
         part = percent(abs(saved) / all_api) if all_api > 0.0 else NONE
         rows.append((word, "", number(abs(saved)), part, _year(abs(saved))))

@@ -141,6 +141,19 @@ def test_what_the_plan_expects_is_in_the_file_and_tolerances_that_were_set_stay(
     assert (again.plan_made_at, again.tolerances.load) == ("later", 0.3)
 
 
+def test_what_an_earlier_plan_expected_is_gone_where_this_one_expects_nothing() -> None:
+    once = written(TEXT, config_of(TEXT), plan(entry("llama-8b", 4)))
+    again = written(once, config_of(once), plan(entry("llama-8b", 6), made_at="later", expected=None))
+    assert config_of(again).policy.expected is None
+    assert "plan_made_at" not in again
+    assert "  expected: null  # the plan of later expects nothing" in again
+    assert {line for line in TEXT.splitlines() if "#" in line} - {"    replicas: {min: 4, max: 4} # 4 GPUs"} <= set(
+        again.splitlines()
+    )
+    untouched = written(TEXT, config_of(TEXT), plan(entry("llama-8b", 4), expected=None))
+    assert untouched == TEXT
+
+
 def test_only_what_the_plan_changes_is_changed() -> None:
     after = written(TEXT, config_of(TEXT), plan(entry("llama-8b", 6), entry("llama-8b-h200", 2)))
     diff = list(difflib.unified_diff(TEXT.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
@@ -183,6 +196,20 @@ def test_notes_say_what_is_left_to_do() -> None:
     urls = config_of(yaml.safe_dump(site()))
     assert "3 servers are planned, engine.urls names 1" in notes(urls, plan(entry("own", 3)))[0]
     assert "expects nothing" in notes(urls, plan(entry("own", 1), expected=None))[0]
+    assert not any(note.endswith(".") for note in (*notes(urls, plan(entry("own", 3), expected=None)), told))
+
+
+def test_notes_say_of_a_pool_with_hardware_that_it_gets_no_rental() -> None:
+    text = (
+        TEXT + "  cloud:\n    - {pool: llama-8b, rental: {gpu: H100, usd_per_hour: 2.5}, reserved_usd_per_hour: 2.0}\n"
+    )
+    config, made = config_of(text), plan(entry("llama-8b", 3, 1, 2))
+    pool_after = config_of(written(text, config, made)).pools[0]
+    assert (pool_after.hardware, pool_after.rental) == (config.pools[0].hardware, None)
+    told = notes(config, made)
+    assert any("keeps its hardware and gets no rental" in note for note in told)
+    assert any("reserved replicas count as owned" in note for note in told)
+    assert not any("at the rent" in note for note in told)
 
 
 replicas = st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 3))
