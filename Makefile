@@ -7,6 +7,8 @@ PYTHONS := $(VENV)/bin/python python3.11 python3.12 python3.13 python3.14 python
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ARGS :=
+# Of tests: one begins with the end-to-end tests, which mostly wait; tests/conftest.py says who does what.
+WORKERS := 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test check bench evaluate clean
@@ -26,7 +28,7 @@ run: install ## Start Baseload on this machine (options in ARGS="...")
 	@exec $(BIN)/baseload serve $(ARGS)
 
 test: install ## Run all tests that need nothing but this repository
-	$(PYTEST) -m "not evaluate" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --no-loadscope-reorder -m "not evaluate" $(ARGS)
 
 check: install ## Look at the code without running it: ruff, mypy, import contracts, house rules
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SITES = (path for path in (ROOT / "examples").glob("*.yaml") if not path.stem.startswith("mix-"))
+SITES = (path for path in (ROOT / "examples").glob("*.yaml") if not path.stem.startswith(("mix-", "tariff")))
 FILES = [ROOT / "cluster.yaml", *sorted(SITES)]
 BASELOAD = Path(sys.executable).with_name("baseload")
 

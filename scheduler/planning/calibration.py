@@ -19,7 +19,7 @@ from scheduler.planning.surface import Surface
 Rented = Mapping[str, np.ndarray]
 
 USABLE_MIN = 0.3
-_WAIT_SHARE_MAX = 0.5
+_WAIT_SHARE_MAX = 0.05  # more would be luck of the windows that were played
 _STEPS = 40
 # Of what everything would cost at APIs: nearer to nothing or everything than this, a difference says nothing.
 _TOLD = 1e-4

@@ -174,12 +174,6 @@ class Model:
             usd = usd + recourse.costs(surface, money, drawn, np.array([own]), np.array([held]))[:, 0, 0]
         return Choice(tuple(owned), reserved, usd, float(objective(usd, self.spec.risk_weight, self.spec.cvar_share)))
 
-    def one(self, index: int, owned: int, levers: Levers = AS_ASSUMED) -> float:
-        """Mean USD per hour of one unit with so many owned replicas and none reserved."""
-        money = self.money(self.units[index], levers)
-        table = recourse.costs(self.surfaces[index], money, self.scenarios(levers), np.array([owned]), np.array([0]))
-        return float(table.mean())
-
     def parts(self, choice: Choice, levers: Levers = AS_ASSUMED) -> list[Parts]:
         """Where the money of a choice goes, by unit."""
         rows = zip(self.units, self.surfaces, choice.owned, choice.reserved, strict=True)

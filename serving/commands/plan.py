@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.commands.plan_input import Bar, InputError, Options, asked
-from serving.commands.stopping import INTERRUPTED
+from serving.commands import stopping
+from serving.commands.plan_input import Bar, Options, asked, check_out, rooted
 
 if TYPE_CHECKING:
     from scheduler.config import ClusterConfig
-    from scheduler.planning.document import Outcome, Plan
+    from scheduler.planning.document import MakeOrBuy, Outcome, Plan
     from scheduler.planning.planner import Found
     from scheduler.planning.what_if import Question
+    from scheduler.planning.workloads import Workload
 
 INPUT = 2
+
+
+@dataclass
+class _Reached:
+    """How far it has come, in the words for whoever stops it."""
+
+    said: str = "stopped; nothing was written"
 
 
 def plan(
@@ -78,12 +89,25 @@ def plan(
 
 
 def run(options: Options) -> int:
-    """Plan and write. Exit status 0; 2: a file or an option cannot be used; 130: stopped, what is written is marked so."""
+    """Plan and write. Exit status 0; 2: a file or an option cannot be used; 130, 143: stopped by Ctrl-C, SIGTERM.
+
+    By Ctrl-C once something was found: that is written, and marked as partial.
+    """
+    from serving.ledger.errors import LedgerError
+
+    reached = _Reached()
     try:
-        return _run(options)
-    except KeyboardInterrupt:
-        print("baseload: stopped before anything was found; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        with stopping.by_signal() as stop:
+            return _run(options, stop, reached)
+    except (KeyboardInterrupt, stopping.Terminated, ImportError) as error:
+        status = stopping.status_of(error)
+        if status is None:
+            raise
+        print(f"baseload: {reached.said}", file=sys.stderr)
+        return status
+    except LedgerError as error:
+        print(f"baseload: {' '.join(str(error).split())}", file=sys.stderr)
+        return INPUT
     except OSError as error:
         print(f"baseload: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return INPUT
@@ -93,94 +117,111 @@ def run(options: Options) -> int:
         return INPUT
 
 
-def _run(options: Options) -> int:
-    from scheduler.planning import planner
-    from scheduler.planning.compose import plan_of
-
-    _check_out(options.out)
-    with asked(options) as (given, facts, notes, bar):
-        questions = _questions(options, given.config)
-        found = planner.find(given, bar)
-        found.warnings[:0] = notes
-        made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        plan = plan_of(found, facts, made_at)
-        plan = _with_workloads(plan, options, found)
-        if questions and not found.partial:
-            import msgspec
-
-            plan = msgspec.structs.replace(plan, what_if=_outcomes(questions, found, bar))
-    _write(plan, found, options)
-    _show(plan, options)
-    return INTERRUPTED if plan.partial else 0
-
-
-def _with_workloads(plan: Plan, options: Options, found: Found) -> Plan:
+def _run(options: Options, stop: stopping.Stop, reached: _Reached) -> int:
     import msgspec
 
-    from scheduler.planning import workloads
+    from scheduler.planning import planner, policy
+    from scheduler.planning.compose import plan_of
 
-    if found.model is None or not options.workloads:
-        return plan
-    asked_for = [workloads.read(text) for text in options.workloads]
-    config = found.asked.config
-    answers = tuple(workloads.answered(one, config, found.technologies, found.model) for one in asked_for)
-    return msgspec.structs.replace(plan, workloads=answers)
+    check_out(options)
+    with asked(options, stop.check) as (given, facts, notes, bar):
+        questions, workloads = _questions(options, given.config)
+        try:
+            found = planner.find(given, bar)
+        except KeyboardInterrupt:  # it keeps all that it has found
+            reached.said = "stopped before anything was found; nothing was written"
+            raise
+        found.warnings[:0] = notes
+        plan = plan_of(found, facts, datetime.now(UTC).isoformat(timespec="seconds"))
+        plan = msgspec.structs.replace(plan, warnings=(*plan.warnings, *policy.notes(given.config, plan)))
+        if not plan.partial:
+            plan = _answered(plan, found, questions, workloads, bar)
+    contents = _contents(plan, found, options)
+    reached.said = f"stopped while writing: what is in {options.out} may be of two plans"
+    _write(contents, options.out)
+    reached.said = f"stopped; the plan is in {options.out}"
+    _show(plan, options)
+    return stopping.INTERRUPTED if plan.partial else 0
 
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is there and is no folder")
-    out.mkdir(parents=True, exist_ok=True)
-
-
-def _questions(options: Options, config: ClusterConfig) -> list[Question]:
+def _questions(options: Options, config: ClusterConfig) -> tuple[list[Question], list[Workload]]:
+    """Raises PlanError or ConfigError for one that cannot be answered: before minutes of planning."""
     from scheduler.planning import what_if, workloads
 
-    for text in options.workloads:
-        workloads.read(text)
     questions = [what_if.Question(text, (text,)) for text in options.what_if]
     questions += list(what_if.read(options.scenarios)) if options.scenarios is not None else []
     for question in questions:
-        what_if.changed(question, config)  # wrong ones are told before minutes of planning
-    return questions
+        what_if.changed(question, config)
+    return questions, [workloads.read(text) for text in options.workloads]
 
 
-def _outcomes(questions: list[Question], found: Found, bar: Bar) -> tuple[Outcome, ...]:
+def _answered(plan: Plan, found: Found, questions: list[Question], asked_for: list[Workload], bar: Bar) -> Plan:
+    """The plan with its workloads and what-ifs. Ctrl-C keeps those that are done, and makes it a partial one.
+
+    What turns out to have no answer is a warning: it shall not cost the plan.
+    """
+    import msgspec
+
+    from scheduler.planning import workloads
+    from scheduler.planning.technologies import PlanError
+
+    config, model = found.asked.config, found.model
+    assert model is not None  # noqa: S101 - the plan was made with it
+    made: list[MakeOrBuy] = []
+    outcomes: list[Outcome] = []
+
+    def make_or_buy(one: Workload) -> None:
+        made.append(workloads.answered(one, config, found.technologies, model))
+
+    def what_if(one: Question) -> None:
+        outcomes.append(_outcome(one, found))
+
+    steps: list[tuple[str, str, Callable[[], None]]] = []
+    steps += [("workloads", one.name, partial(make_or_buy, one)) for one in asked_for]
+    steps += [("what-ifs", one.name, partial(what_if, one)) for one in questions]
+    warnings, is_partial = list(plan.warnings), False
+    for index, (what, name, step) in enumerate(steps):
+        try:
+            bar(f"{what}: {name}", index / len(steps))
+            step()
+        except PlanError as error:
+            warnings.append(f"{name}: no answer, since {error}")
+        except KeyboardInterrupt:
+            warnings.append(f"stopped in {what}: {len(steps) - index} of {len(steps)} questions have no answer here")
+            is_partial = True
+            break
+    return msgspec.structs.replace(
+        plan, workloads=tuple(made), what_if=tuple(outcomes), warnings=tuple(warnings), partial=is_partial
+    )
+
+
+def _outcome(question: Question, found: Found) -> Outcome:
     from scheduler.planning import planner, what_if
 
-    outcomes = []
-    for index, question in enumerate(questions):
-        bar(f"what if {question.name}", index / len(questions))
-        change = what_if.changed(question, found.asked.config)
-        model = found.model if change.config is None else planner.remade(found, change.config)
-        assert model is not None  # noqa: S101 - the plan was made with it
-        outcomes.append(what_if.answer(question, change, model))
-    return tuple(outcomes)
+    change = what_if.changed(question, found.asked.config)
+    model = found.model if change.config is None else planner.remade(found, change.config)
+    assert model is not None  # noqa: S101 - the plan was made with it
+    return what_if.answer(question, change, model)
 
 
-def _write(plan: Plan, found: Found, options: Options) -> None:
+def _contents(plan: Plan, found: Found, options: Options) -> dict[str, bytes]:
+    """What is to be written, by name of the file: all of it before the first is."""
     import msgspec
 
     from scheduler.planning.policy import written
     from serving.planning_report.page import html
+
+    config = found.asked.config
+    encoded = msgspec.json.format(msgspec.json.encode(plan, enc_hook=lambda number: number.item()), indent=1)
+    text = rooted(written(options.config.read_text(encoding="utf-8"), config, plan), config)
+    return {"plan.json": encoded, "report.html": html(plan), "cluster.yaml": text.encode()}
+
+
+def _write(contents: dict[str, bytes], out: Path) -> None:
     from serving.report import page
 
-    encoded = msgspec.json.format(msgspec.json.encode(plan, enc_hook=lambda number: number.item()), indent=1)
-    for name, content in (("plan.json", encoded), ("report.html", html(plan))):
-        page.write(content, options.out / name)
-    text = written(options.config.read_text(encoding="utf-8"), found.asked.config, plan)
-    page.write(_rooted(text, options.config.parent).encode(), options.out / "cluster.yaml")
-
-
-def _rooted(text: str, directory: Path) -> str:
-    """Weights that lie beside the site file by their whole path: what is written lies elsewhere."""
-    from scheduler.config.editing import put, read
-
-    for place, pool in enumerate(read(text).get("pools") or ()):
-        path = pool["engine"].get("path", "")
-        if path and not Path(path).is_absolute() and (directory / path).exists():
-            text = put(text, ("pools", place, "engine", "path"), str((directory / path).resolve()))
-    return text
+    for name, content in contents.items():
+        page.write(content, out / name)
 
 
 def _show(plan: Plan, options: Options) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -44,9 +44,9 @@ class InputError(ValueError):
 
 
 class Bar:
-    """Progress on standard error, only where that is a terminal."""
+    """Progress on standard error, only where that is a terminal. ``check`` is called each time; what it raises ends all."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -54,9 +54,10 @@ class Bar:
         share = TextColumn("{task.percentage:>3.0f} %")
         columns = (TextColumn("{task.description:<34}"), BarColumn(), share, TimeElapsedColumn())
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self.progress.add_task("", total=1.0)
+        self._task, self._check = self.progress.add_task("", total=1.0), check
 
     def __call__(self, what: str, share: float) -> None:
+        self._check()
         self.progress.update(self._task, description=what[:34], completed=share)
 
 
@@ -83,9 +84,43 @@ class _Read(NamedTuple):
     notes: tuple[str, ...]
 
 
+def check_out(options: Options) -> None:
+    """Make the folder. Raises InputError where it cannot be one, or where the site file itself would be written over."""
+    out, config = options.out, options.config
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is there and is no folder")
+    if (out / "cluster.yaml").resolve() == config.resolve():
+        raise InputError(
+            f"--out {out}: {config}, which the plan is made from, would be written over; name another folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def rooted(text: str, config: ClusterConfig) -> str:
+    """The site file with what lies beside it by its whole path, since it is written elsewhere: weights, folders of feeds."""
+    from pricing.checks import prepared
+    from scheduler.config.editing import put, read
+
+    directory = Path(config.directory)
+    for place, pool in enumerate(read(text).get("pools") or ()):
+        at: tuple[str | int, ...] = ("pools", place, "engine")
+        adapters = pool["engine"].get("adapters") or ()
+        parts = [(at, pool["engine"])] + [((*at, "adapters", i), adapter) for i, adapter in enumerate(adapters)]
+        for part, data in parts:
+            path = data.get("path", "")
+            if path and not Path(path).is_absolute() and (directory / path).exists():
+                text = put(text, (*part, "path"), str((directory / path).resolve()))
+    for place, feed in enumerate(config.feeds):
+        _, options = prepared(config, feed)
+        if "directory" in options and "directory" not in feed.options:
+            given, here = ("feeds", place, "options"), str(directory.resolve())
+            text = put(text, (*given, "directory"), here) if feed.options else put(text, given, {"directory": here})
+    return text
+
+
 @contextmanager
-def asked(options: Options) -> Iterator[tuple[Asked, TraceFacts, list[str], Bar]]:
-    """What is to be planned, while its trace is open."""
+def asked(options: Options, check: Callable[[], None]) -> Iterator[tuple[Asked, TraceFacts, list[str], Bar]]:
+    """What is to be planned, while its trace is open. ``check`` is called whenever something has been done."""
     from dataclasses import replace
 
     from scheduler.planning.planner import Asked
@@ -96,7 +131,7 @@ def asked(options: Options) -> Iterator[tuple[Asked, TraceFacts, list[str], Bar]
 
     if options.load_factor is not None and not (math.isfinite(options.load_factor) and options.load_factor > 0.0):
         raise InputError(f"--load-factor: must be above 0, not {options.load_factor:g}")
-    config, bar = _with_options(checked(options.config), options), Bar()
+    config, bar = _with_options(checked(options.config), options), Bar(check)
     with bar.progress:
         bar(f"reading {options.trace}"[-34:], 0.0)
         of = _read(options, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,9 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Bar:
-    """What is read or played, and how fast; ``progress`` is what shows it, to be entered and left."""
+    """What is read or played, and how fast; ``progress`` is what shows it, to be entered and left.
 
-    def __init__(self) -> None:
+    ``check`` is called whenever something has been done; what it raises ends the work.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description:<30}"),
@@ -23,6 +27,7 @@ class Bar:
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self.progress.add_task("", total=None, rate="")
         self._what, self._since_s, self._played = "", 0.0, 0
+        self._check = check
 
     def reads(self, path: Path) -> None:
         """A trace is being read."""
@@ -30,6 +35,7 @@ class Bar:
 
     def read(self, part: float) -> None:
         """That much of it has been read."""
+        self._check()
         self.progress.update(self._task, completed=part)
 
     def plays(self, requests: int) -> None:
@@ -38,6 +44,7 @@ class Bar:
 
     def say(self, what: str, requests: int) -> None:
         """``what`` goes on, and has played so many requests more."""
+        self._check()
         now_s = time.monotonic()
         if what != self._what:
             self._what, self._since_s, self._played = what, now_s, 0

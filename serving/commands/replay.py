@@ -27,13 +27,14 @@ def run(given: Given, as_json: bool, out: Path | None) -> int:
     SIGTERM counts as Ctrl-C, and is 143 while the trace is still being read.
     """
     try:
-        with stopping.on_sigterm():
+        with stopping.by_signal() as stop:
             plan = make(given, load(given.config), os.environ)
+            stop.check()
         _must_be_writable(out)
         played = _played(plan, given.url)
-    except stopping.Terminated:
+    except (KeyboardInterrupt, stopping.Terminated) as error:
         print("baseload: stopped before anything was sent", file=sys.stderr)
-        return stopping.TERMINATED
+        return stopping.status_of(error) or stopping.INTERRUPTED
     except ConfigError as error:
         print(error, file=sys.stderr)
         return CONFIG

@@ -54,7 +54,7 @@ class InputError(ValueError):
 def run(options: Options) -> int:
     """Simulate and print. Exit status 0; 2: a file or an option cannot be used; 130, 143: stopped by Ctrl-C, SIGTERM."""
     try:
-        with stopping.on_sigterm(), _simulated(options) as result:
+        with stopping.by_signal() as stop, _simulated(options, stop) as result:
             if options.html is not None:
                 _write_page(result, options, options.html)
             if options.as_json:
@@ -90,7 +90,7 @@ def names_of(policy: str) -> list[str]:
 
 
 @contextmanager
-def _simulated(options: Options) -> Iterator[Result]:
+def _simulated(options: Options, stop: stopping.Stop) -> Iterator[Result]:
     """The result, while the trace that it speaks of is open."""
     load_factor = options.load_factor
     if load_factor is not None and not (math.isfinite(load_factor) and load_factor > 0.0):
@@ -114,7 +114,7 @@ def _simulated(options: Options) -> Iterator[Result]:
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles = resolve(mix, config)
     settings = Settings(options.gateways, max(_SNAPSHOT_S_MIN, options.snapshot_age_s), options.seed)
-    bar = Bar()
+    bar = Bar(stop.check)
     bar.reads(options.trace)
     with bar.progress, open_trace(options.trace, sort=options.sort, progress=bar.read) as trace:
         if not trace.input_tokens.any() and trace.output_tokens.max() <= 1:
@@ -126,6 +126,7 @@ def _simulated(options: Options) -> Iterator[Result]:
         bar.plays(runs * scenario.requests_expected(scenario.judged))
         result = simulate(scenario, settings, names, chain=options.chain, say=bar.say)
         bar.progress.stop()
+        stop.check()
         yield result
 
 

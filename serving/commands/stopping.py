@@ -15,22 +15,36 @@ class Terminated(BaseException):
     """SIGTERM has come."""
 
 
+class Stop:
+    """Whether a signal has come."""
+
+    def __init__(self) -> None:
+        self._what: type[BaseException] | None = None
+
+    def check(self) -> None:
+        """Raise what the signal raised, should that have been lost: imports and destructors may swallow anything."""
+        if self._what is not None:
+            raise self._what
+
+    def come(self, number: int, frame: FrameType | None) -> None:
+        """The handler of both signals."""
+        self._what = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if number == signal.SIGTERM:
+            # Whoever sends it to a process and to its group sends it twice: nothing that is closing shall be cut off.
+            signal.signal(number, signal.SIG_IGN)
+        raise self._what
+
+
 @contextmanager
-def on_sigterm() -> Iterator[None]:
-    """Meanwhile SIGTERM raises Terminated in the main thread, so that every ``with`` on the way out is left.
-
-    Once: whoever sends it to a process and to its group sends it twice, and nothing that is closing shall be cut off.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
+def by_signal() -> Iterator[Stop]:
+    """Meanwhile Ctrl-C raises KeyboardInterrupt and SIGTERM Terminated in the main thread, so that every ``with`` is left."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.come) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def status_of(error: BaseException | None) -> int | None:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,16 +21,11 @@ import aiohttp
 import psutil
 
 from serving.ledger.store import Store
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "local-demo"
 READY_S_MAX = 240.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -135,7 +129,7 @@ def embedded(directory: Path, provider_port: int) -> str:
 
 
 @contextmanager
-def running(directory: Path, text: str = "", **environment: str) -> Iterator[Stack]:
+def running(directory: Path, text: str = "", ready_s_max: float = READY_S_MAX, **environment: str) -> Iterator[Stack]:
     """Start, wait until every source is up, stop with Ctrl-C's signal, and see that nothing is left.
 
     ``text``: a cluster.yaml without ledger and controller; the embedded one if empty.
@@ -156,7 +150,7 @@ def running(directory: Path, text: str = "", **environment: str) -> Iterator[Sta
     stack = Stack(process, directory, port, provider_port, 0.0)
     tree: list[psutil.Process] = []
     try:
-        wait_until(lambda: process.poll() is not None or stack.ready(), READY_S_MAX, f"ready; see {directory}/logs")
+        wait_until(lambda: process.poll() is not None or stack.ready(), ready_s_max, f"ready; see {directory}/logs")
         assert process.poll() is None, (directory / "serve.log").read_text()
         stack.ready_s = time.monotonic() - started_s
         yield stack

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import openai
 import pytest
@@ -21,30 +23,38 @@ from tests.e2e.stack import KEY, ROOT, Stack, free_port, running, wait_until
 MODEL = ROOT / "serving" / "tiny_model"
 EASY = [{"role": "user", "content": "classify: I want my money back"}]
 ARGS = "dtype: float32, enforce_eager: true, max_model_len: 512, max_num_seqs: 32, kv_cache_memory_bytes: 67108864"
+# Three engines start in one stack, of which each alone would have as long as any other test.
+READY_S = 500.0
+pytestmark = pytest.mark.timeout(600)
+MODELS = ("tiny-intent", "same", "loud", "relayed", "theirs")
 
 SITE = """
 version: 1
 zones: [on-prem]
 sites: [{{name: here, zone: on-prem, electricity: {{usd_per_kwh: 0.3}}}}]
-models:
-  - {{name: tiny-intent, context_tokens: 512, quality: {{low: 0.9, medium: 0.5, high: 0.1}}}}
-  - {{name: same, context_tokens: 512, quality: {{low: 0.8, medium: 0.5, high: 0.1}}}}
-  - {{name: loud, context_tokens: 512, quality: {{low: 0.7, medium: 0.5, high: 0.1}}}}
-pools:
-  - name: tiny
-    site: here
-    model: tiny-intent
-    engine: {engine}
-    curve: {{prefill_tokens_per_s: 20000, itl_base_s: 0.002, seqs_max: 32}}
-    energy: {{joules_per_input_token: 0.0004, joules_per_output_token: 0.003, label: modelled}}
+models: [{models}]
+pools:{pools}
 service_classes: [{{name: interactive}}]
 tenants:
   - {{name: demo, keys: [{{sha256: {key}, loopback_only: true}}], zones: [on-prem], service_classes: [interactive]}}
 """
+POOL = """
+  - name: {name}
+    site: here
+    model: {model}
+    engine: {engine}
+    curve: {{prefill_tokens_per_s: 20000, itl_base_s: 0.002, seqs_max: 32}}
+    energy: {{joules_per_input_token: 0.0004, joules_per_output_token: 0.003, label: modelled}}"""
 
 
-def site(engine: str) -> str:
-    return SITE.format(engine=engine, key=hashlib.sha256(KEY.encode()).hexdigest())
+def site(**engines: str) -> str:
+    """A site with a pool ``model_name`` for each model, served by that engine."""
+    pools = [POOL.format(name=name, model=name.replace("_", "-"), engine=engine) for name, engine in engines.items()]
+    models = [
+        f"{{name: {name}, context_tokens: 512, quality: {{low: 0.9, medium: 0.5, high: 0.1}}}}" for name in MODELS
+    ]
+    key = hashlib.sha256(KEY.encode()).hexdigest()
+    return SITE.format(models=", ".join(models), pools="".join(pools), key=key)
 
 
 def answer(stack: Stack, model: str) -> str:
@@ -73,80 +83,92 @@ def write_adapter(directory: Path, scale: float) -> Path:
     return directory
 
 
-def test_adapters_of_one_engine_on_a_gpu_node_answer_by_their_own_names(tmp_path: Path) -> None:
-    same, loud = write_adapter(tmp_path / "same", 0.0), write_adapter(tmp_path / "loud", 1.0)
-    engine = (
-        f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}, max_loras: 2}}, gpus_per_replica: 1, "
-        f"adapters: [{{model: same, path: {same}}}, {{model: loud, path: {loud}}}]}}"
-    )
-    # Ray is told of a GPU that is not there: placement by num_gpus is real, the engine is the CPU build.
-    with running(tmp_path, site(engine), RAY_OVERRIDE_RESOURCES=json.dumps({"CPU": 2, "GPU": 1})) as stack:
-        base = answer(stack, "tiny-intent")
-        assert json.loads(base)["intent"] == "refund"
-        assert answer(stack, "same") == base
-        assert answer(stack, "loud") != base
-
-
-def test_a_pool_that_does_not_fit_says_what_is_missing(tmp_path: Path) -> None:
-    engine = f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}}}, gpus_per_replica: 64}}"
-    text = site(engine) + f"\ncontroller: {{port: {free_port()}}}\n"
-    (tmp_path / "cluster.yaml").write_text(text)
-    command = [sys.executable, "-m", "serving.process", "pools", "--config", str(tmp_path / "cluster.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "pools.tiny: 1 replica(s) of 64 GPU do not fit" in done.stderr
-
-
-def test_a_pool_of_ray_serve_llm_answers(tmp_path: Path) -> None:
-    engine = (
-        "{kind: ray-serve-llm, upstream_model: tiny-intent, llm_config: {"
-        f"model_loading_config: {{model_id: tiny-intent, model_source: {MODEL}}}, "
-        f"accelerator_config: {{kind: cpu}}, deployment_config: {{num_replicas: 1}}, engine_kwargs: {{{ARGS}}}, "
-        'runtime_env: {env_vars: {OMP_NUM_THREADS: "1", HF_HUB_OFFLINE: "1", VLLM_NO_USAGE_STATS: "1"}}}}'
-    )
-    with running(tmp_path, site(engine)) as stack:
-        assert json.loads(answer(stack, "tiny-intent"))["intent"] == "refund"
-
-
-@pytest.fixture
-def vllm_url(tmp_path: Path) -> str:
-    """A vLLM server as people run it already, with a key."""
-    port = free_port()
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM server as people run it already, with a key. It comes up while the stack does."""
+    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "vllm.log"
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(MODEL), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager", "--max-model-len", "512"]
     command += ["--kv-cache-memory-bytes", "67108864", "--served-model-name", "theirs", "--api-key", "their-key"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with (tmp_path / "vllm.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-
-    def up() -> bool:
-        assert server.poll() is None, (tmp_path / "vllm.log").read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
-                return response.status == 200
-        except OSError:
-            return False
-
+    with log.open("wb") as handle:
+        server = subprocess.Popen(command, stdout=handle, stderr=handle, env=environment, start_new_session=True)
     try:
-        wait_until(up, 180, "vllm serve is up")
-        yield url
+        yield f"http://127.0.0.1:{port}"
+        assert server.poll() is None, log.read_text()[-2000:]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
 
 
-def test_a_vllm_server_that_runs_already_serves_as_a_pool_and_its_counters_are_read(
-    tmp_path: Path, vllm_url: str
-) -> None:
-    engine = f'{{kind: url, urls: ["{vllm_url}"], upstream_model: theirs, api_key: {{env: THEIR_KEY}}}}'
-    with running(tmp_path, site(engine), THEIR_KEY="their-key") as stack:
-        assert json.loads(answer(stack, "tiny-intent"))["intent"] == "refund"
+class Unfit(NamedTuple):
+    """A pools process, and where its log goes."""
 
-        def counted() -> bool:
-            with urllib.request.urlopen(f"{stack.url}/metrics") as response:
-                lines = response.read().decode().splitlines()
-            name = 'baseload_pool_state{pool="tiny",what="engine_generation_tokens"}'
-            return any(line.startswith(name) and float(line.rpartition(" ")[2]) > 0 for line in lines)
+    process: subprocess.Popen[bytes]
+    log: Path
 
-        wait_until(counted, 10, "the engine's own counters")
+
+@pytest.fixture(scope="module")
+def unfit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unfit]:
+    """The pools process of a site that asks for 64 GPUs, on a Ray of its own; it ends while others start."""
+    engine = f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}}}, gpus_per_replica: 64}}"
+    directory = tmp_path_factory.mktemp("unfit")
+    path, log = directory / "cluster.yaml", directory / "log"
+    path.write_text(site(tiny_intent=engine) + f"\ncontroller: {{port: {free_port()}}}\n")
+    command = [sys.executable, "-m", "serving.process", "pools", "--config", str(path)]
+    with log.open("wb") as handle:
+        process = subprocess.Popen(command, stdout=handle, stderr=handle, cwd=directory)
+    try:
+        yield Unfit(process, log)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, vllm: str, unfit: Unfit) -> Iterator[Stack]:
+    """One stack with a pool of every kind."""
+    directory = tmp_path_factory.mktemp("pools")
+    same, loud = write_adapter(directory / "same", 0.0), write_adapter(directory / "loud", 1.0)
+    text = site(
+        tiny_intent=f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}, max_loras: 2}}, gpus_per_replica: 1, "
+        f"adapters: [{{model: same, path: {same}}}, {{model: loud, path: {loud}}}]}}",
+        relayed="{kind: ray-serve-llm, upstream_model: tiny-intent, llm_config: {"
+        f"model_loading_config: {{model_id: tiny-intent, model_source: {MODEL}}}, "
+        f"accelerator_config: {{kind: cpu}}, deployment_config: {{num_replicas: 1}}, engine_kwargs: {{{ARGS}}}, "
+        'runtime_env: {env_vars: {OMP_NUM_THREADS: "1", HF_HUB_OFFLINE: "1", VLLM_NO_USAGE_STATS: "1"}}}}',
+        theirs=f'{{kind: url, urls: ["{vllm}"], upstream_model: theirs, api_key: {{env: THEIR_KEY}}}}',
+    )
+    # Ray is told of a GPU that is not there: placement by num_gpus is real, the engine is the CPU build.
+    # One core for the first pool, and two for ``ray.serve.llm``, which has to do with what a small machine has.
+    ray = json.dumps({"CPU": 3, "GPU": 1})
+    with running(directory, text, READY_S, RAY_OVERRIDE_RESOURCES=ray, THEIR_KEY="their-key") as started:
+        yield started
+
+
+def test_adapters_of_one_engine_on_a_gpu_node_answer_by_their_own_names(stack: Stack) -> None:
+    base = answer(stack, "tiny-intent")
+    assert json.loads(base)["intent"] == "refund"
+    assert answer(stack, "same") == base
+    assert answer(stack, "loud") != base
+
+
+def test_a_pool_of_ray_serve_llm_answers(stack: Stack) -> None:
+    assert json.loads(answer(stack, "relayed"))["intent"] == "refund"
+
+
+def test_a_vllm_server_that_runs_already_serves_as_a_pool_and_its_counters_are_read(stack: Stack) -> None:
+    assert json.loads(answer(stack, "theirs"))["intent"] == "refund"
+
+    def counted() -> bool:
+        with urllib.request.urlopen(f"{stack.url}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        name = 'baseload_pool_state{pool="theirs",what="engine_generation_tokens"}'
+        return any(line.startswith(name) and float(line.rpartition(" ")[2]) > 0 for line in lines)
+
+    wait_until(counted, 10, "the engine's own counters")
+
+
+def test_a_pool_that_does_not_fit_says_what_is_missing(unfit: Unfit) -> None:
+    assert unfit.process.wait(120) == 1
+    assert "pools.tiny_intent: 1 replica(s) of 64 GPU do not fit" in unfit.log.read_text()

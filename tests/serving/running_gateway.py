@@ -25,6 +25,7 @@ from running_provider import QUICK, Provider, Reply
 from serving.ledger.records import Begin, End, Record, decode
 from serving.ledger.segments import list_segments
 from serving.ledger.store import Store
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "key-of-the-team"
@@ -38,12 +39,6 @@ ABILITIES = "[chat, completions, embeddings, tools, response_format, logprobs]"
 
 def key_yaml(key: str) -> str:
     return "{sha256: " + hashlib.sha256(key.encode()).hexdigest() + "}"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,37 @@ from typing import Any
 import msgspec
 import pytest
 from running_gateway import KEY, KEY_HOME, Running, Site, free_port, provider_yaml, serving, simulated, wait_until
+from running_market import openai
 from running_provider import running
 
-from pricing.report import OfferPrice, PriceReport
+from pricing.report import FeedState, OfferPrice, PriceReport
 from tests.pricing.hostile_source import Source, hostile
 
 OFFER = "east/frontier"
-TTL_S = 3.0
+TTL_S = 6.0  # a good price is up to three seconds old when the next one is told
+# What providers of ``frail`` are said to ask at once, in USD per million tokens, each a lie of its own.
+LIES = {"below": -1.0, "free": 0.0, "above": 2000.0, "none": float("nan")}
+# How a source can fail, each on a path and for a feed of its own.
+FAILURES: dict[str, Callable[[Source, str], None]] = {
+    "hangs": lambda source, path: source.silent(path),
+    "breaks-off": lambda source, path: source.truncate(path, b'{"data": [', 1000),
+    "other-shape": lambda source, path: source.answer(path, b"[1, 2", 200),
+    "broken": lambda source, path: source.answer(path, b"no", 500),
+    "busy": lambda source, path: source.busy(path),
+}
+
+
+def _listing(usd_per_mtok: Mapping[str, float]) -> bytes:
+    prices = {name: f"{usd / 1e6:.12f}" for name, usd in usd_per_mtok.items()}
+    rows = [{"id": f"maker/{name}", "pricing": {"prompt": usd, "completion": usd}} for name, usd in prices.items()]
+    return json.dumps({"data": rows}).encode()
+
+
+def _feed(name: str, url: str) -> str:
+    return (
+        f"\n  - {{name: {name}, kind: openrouter, every_s: 1, ttl_s: {TTL_S}, timeout_s: 1, confirmations: 5,"
+        f" options: {{url: '{url}'}}}}"
+    )
 
 
 @dataclass
@@ -31,13 +55,17 @@ class Market:
     gateway: Running
     source: Source
 
-    def lists(self, usd_per_mtok: float) -> None:
-        """The source asks this for the model from now on."""
-        pricing = {"prompt": f"{usd_per_mtok / 1e6:.12f}", "completion": f"{usd_per_mtok / 1e6:.12f}"}
-        self.source.answer("/models", json.dumps({"data": [{"id": "maker/large", "pricing": pricing}]}).encode())
+    def lists(self, usd_per_mtok: float, lies: Mapping[str, float] | None = None) -> None:
+        """The source asks this for the model from now on, and of each liar the same or what ``lies`` says."""
+        asked = {"large": usd_per_mtok, **dict.fromkeys(LIES, usd_per_mtok), **(lies or {})}
+        self.source.answer("/models", _listing(asked))
 
     def board(self) -> PriceReport:
         return msgspec.json.decode(self.gateway.call("GET", "/v1/prices").body, type=PriceReport)
+
+    def feed(self) -> FeedState:
+        """The list."""
+        return next(feed for feed in self.board().feeds if feed.feed == "list")
 
     def offer(self) -> OfferPrice | None:
         return next((offer for offer in self.board().offers if offer.offer == OFFER), None)
@@ -57,16 +85,22 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     directory = tmp_path_factory.mktemp("live-prices")
     with running() as pool, hostile() as source:
         east = provider_yaml("east", "east", 1, simulated(free_port()), models=["taped", "frontier"])
-        first, _, second = east.rpartition("price: {input: 1, output: 1}")
+        first, own, second = east.rpartition("price: {input: 1, output: 1}")
         east = f"{first}price: [{{feed: list, product: maker/large}}]{second}"
-        more = (
-            f"feeds:\n  - {{name: list, kind: openrouter, every_s: 1, ttl_s: {TTL_S}, timeout_s: 1, confirmations: 5,"
-            f" options: {{url: '{source.url}/models'}}}}\nprices: {{history: {directory}/prices, meter_every_s: 1}}\n"
-        )
-        west = provider_yaml("west", "west", 50, simulated(free_port()))
+        liars = [
+            provider_yaml(name, "east", 1, openai(f"http://127.0.0.1:{free_port()}"), ["frail"]).replace(
+                own, f"price: [{{feed: list, product: maker/{name}}}]"
+            )
+            for name in LIES
+        ]
+        feeds = [_feed("list", f"{source.url}/models"), *(_feed(name, f"{source.url}/{name}") for name in FAILURES)]
+        more = f"feeds:{''.join(feeds)}\nprices: {{history: {directory}/prices, meter_every_s: 1}}\n"
+        west = provider_yaml("west", "west", 50, simulated(free_port()), ["frontier", "frail"])
         town = Market(None, source)  # type: ignore[arg-type]
         town.lists(2.0)
-        with serving(directory, Site(pool.url, [east, west], more=more)) as gateway:
+        for name in FAILURES:
+            source.answer(f"/{name}", _listing({"large": 2.0}))
+        with serving(directory, Site(pool.url, [east, *liars, west], more=more)) as gateway:
             town.gateway = gateway
             yield town
             assert gateway.errors() == []
@@ -100,44 +134,47 @@ def test_a_small_change_counts_at_once_and_a_jump_only_when_it_stays(market: Mar
     wait_until(lambda: market.asks(4.5), 15, "a third is no jump")
 
 
-@pytest.mark.parametrize("lie", [-1.0, 0.0, 2000.0, float("nan")])
-def test_a_lie_is_not_believed_and_the_last_good_price_ages_out(market: Market, lie: float) -> None:
-    market.lists(lie)
-    wait_until(lambda: market.offer() is None, 3 * TTL_S + 15, "no price past its time to live")
-    assert market.quoted() is None
-    reason = next(each.reason for each in market.board().unpriced if each.offer == OFFER)
-    assert "maker/large" in reason
-    assert market.gateway.chat(model="frontier").headers["x-baseload-offer"] == "west/frontier"
+def test_lies_are_not_believed_and_the_last_good_prices_age_out(market: Market) -> None:
+    offers = {f"{name}/frail": f"maker/{name}" for name in LIES}
+
+    def on_offer() -> set[str]:
+        return offers.keys() & {offer.offer for offer in market.board().offers}
+
+    wait_until(lambda: on_offer() == offers.keys(), 40, "all are believed while they ask what the others do")
+    market.lists(2.0, LIES)
+    wait_until(lambda: not on_offer(), 3 * TTL_S + 15, "no price past its time to live")
+    quoted = {quote["offer"] for quote in market.gateway.explain(model="frail")["merit_order"]}
+    assert quoted == {"west/frail"}
+    reasons = {each.offer: each.reason for each in market.board().unpriced}
+    assert all(product in reasons[offer] for offer, product in offers.items())
+    assert market.gateway.chat(model="frail").headers["x-baseload-offer"] == "west/frail"
+    assert market.asks(2.0)
 
 
 def test_a_source_that_hangs_breaks_off_or_changes_its_shape_stops_no_request(market: Market) -> None:
-    def answered() -> int:
-        return market.gateway.chat(model="small").status
+    def failing() -> set[str]:
+        return {feed.feed for feed in market.board().feeds if feed.feed in FAILURES and feed.errors and feed.error}
 
-    for spoil in (
-        lambda: market.source.silent("/models"),
-        lambda: market.source.truncate("/models", b'{"data": [', 1000),
-        lambda: market.source.answer("/models", b"[1, 2", 200),
-        lambda: market.source.answer("/models", b"no", 500),
-        lambda: market.source.busy("/models"),
-    ):
-        spoil()
-        polls = market.board().feeds[0].errors
-        assert [answered() for _ in range(5)] == [200] * 5
-        wait_until(lambda polls=polls: market.board().feeds[0].errors > polls, 40, "the board says so")
-        assert market.board().feeds[0].error
-        market.lists(2.0)
+    wait_until(lambda: {f.feed for f in market.board().feeds if f.polls} >= FAILURES.keys(), 40, "all have been asked")
+    assert failing() == set()
+    for name, spoil in FAILURES.items():
+        spoil(market.source, f"/{name}")
+        assert [market.gateway.chat(model="small").status for _ in range(5)] == [200] * 5
+    wait_until(lambda: failing() == FAILURES.keys(), 40, "the board says so")
+    assert [market.gateway.chat(model="small").status for _ in range(5)] == [200] * 5
     samples = market.gateway.metrics()
-    assert samples['baseload_feed_polls{feed="list",result="error"}'] >= 5
+    assert all(samples[f'baseload_feed_polls{{feed="{name}",result="error"}}'] >= 1 for name in FAILURES)
+    assert market.asks(2.0)
 
 
 def test_a_killed_prices_process_comes_back_with_its_history(market: Market) -> None:
     old = market.gateway.child("prices")
     assert old is not None
     old.kill()
+    killed_s = time.time()
     assert market.gateway.chat(model="frontier").status == 200
     wait_until(lambda: (new := market.gateway.child("prices")) is not None and new.pid != old.pid, 15)
-    wait_until(lambda: market.board().feeds[0].polls >= 1 and market.asks(2.0), 20, "asked again")
+    wait_until(lambda: (market.feed().last_ok_s or 0.0) > killed_s and market.asks(2.0), 20, "asked again")
 
 
 def test_prices_are_shown_to_holders_of_a_key_only(market: Market) -> None:

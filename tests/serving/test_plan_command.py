@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import click.testing
 import msgspec
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from scheduler.config import load
+from scheduler.planning import what_if, workloads
 from scheduler.planning.document import Plan
-from tests.scheduler.planning.worlds import ROOT, site
+from scheduler.planning.planner import Found, find
+from scheduler.planning.technologies import PlanError
+from serving.cli import app
+from serving.commands.plan_input import rooted
+from serving.commands.stopping import Terminated
+from tests.scheduler.planning.worlds import ROOT, asked, site
 
 HEADER = "arrival_s,input_tokens,output_tokens\n"
 
@@ -62,8 +77,8 @@ def test_weights_beside_the_site_file_are_found_from_where_the_plan_is_written(t
     text["pools"][0]["engine"]["path"] = "weights/mine"
     (tmp_path / "weights" / "mine").mkdir(parents=True)
     path.write_text(yaml.safe_dump(text))
-    workload = ("--workload", "mail=1500,300,400")
-    done = baseload("--config", path, "--trace", trace(tmp_path, 200), "--out", tmp_path / "deep" / "o", *workload)
+    more = ("--workload", "mail=1500,300,400", "--load-factor", "1.5")
+    done = baseload("--config", path, "--trace", trace(tmp_path, 400), "--out", tmp_path / "deep" / "o", *more)
     assert done.returncode == 0, done.stderr
     written = load(tmp_path / "deep" / "o" / "cluster.yaml")
     assert written.pools[0].engine.path == str(tmp_path / "weights" / "mine")  # type: ignore[union-attr]
@@ -159,3 +174,196 @@ def test_an_out_that_is_a_file_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is no folder" in done.stderr
     assert (tmp_path / "o").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    directory = tmp_path_factory.mktemp("planned")
+    cloud = [{"pool": "llama-8b", "rental": {"gpu": "H100", "usd_per_hour": 0.01}}]
+    return find(asked(directory, cloud=cloud), lambda what, share: None)
+
+
+def at_once(directory: Path, *options: str | Path) -> click.testing.Result:
+    """In this process. What is found is given, where the test says so."""
+    given_ = ("plan", *given(directory), "--trace", trace(directory, 50), "--out", directory / "o")
+    return CliRunner().invoke(app, [str(one) for one in (*given_, *options)])
+
+
+@pytest.fixture
+def found_at_once(planned: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.planning.planner.find", lambda asked, say: replace(planned, warnings=["first"]))
+
+
+def plan_in(directory: Path) -> Plan:
+    return msgspec.json.decode((directory / "o" / "plan.json").read_bytes(), type=Plan)
+
+
+@pytest.mark.usefixtures("found_at_once")
+def test_the_operator_is_told_what_the_written_file_cannot_do(tmp_path: Path) -> None:
+    site(tmp_path)
+    ran = at_once(tmp_path)
+    assert ran.exit_code == 0, ran.stderr
+    warnings = plan_in(tmp_path).warnings
+    assert any("keeps its hardware and gets no rental" in warning for warning in warnings)
+    assert any("policy.commitment.mode: enforce" in warning for warning in warnings)
+    assert "gets no rental" in " ".join(ran.stdout.split())
+    assert "gets no rental" in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("found_at_once")
+@pytest.mark.parametrize(
+    ("what", "function", "outcomes", "answers"),
+    [("what-ifs", "what_if.answer", 1, 2), ("workloads", "workloads.answered", 0, 1)],
+)
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_control_c_in_the_questions_keeps_the_plan_and_what_was_answered(
+    what: str,
+    function: str,
+    outcomes: int,
+    answers: int,
+    is_swallowed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Any] = []
+    known = {"what_if.answer": what_if.answer, "workloads.answered": workloads.answered}[function]
+
+    def interrupted(*asked_for: Any) -> Any:
+        calls.append(asked_for)
+        answer: Any = known(*asked_for)  # type: ignore[operator]
+        if len(calls) == 2 - is_swallowed:
+            with contextlib.suppress(KeyboardInterrupt) if is_swallowed else contextlib.nullcontext():
+                os.kill(os.getpid(), signal.SIGINT)
+        return answer
+
+    monkeypatch.setattr(f"scheduler.planning.{function}", interrupted)
+    more = ("--what-if", "load=-10%", "--what-if", "load=+10%")
+    ran = at_once(tmp_path, "--workload", "a=1500,300,40", "--workload", "b=1500,300,80", *more)
+    assert ran.exit_code == 130, ran.output
+    plan = plan_in(tmp_path)
+    assert plan.partial
+    assert (len(plan.what_if), len(plan.workloads)) == (outcomes, answers)
+    assert any(warning.startswith(f"stopped in {what}: ") for warning in plan.warnings)
+    assert "first" in plan.warnings
+    assert plan.expected is not None
+    assert load(tmp_path / "o" / "cluster.yaml").policy.expected is not None
+    assert "before anything was found" not in ran.stderr
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, " before anything was found"), (signal.SIGTERM, "")])
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_a_signal_while_it_plans_leaves_nothing_and_says_one_line(
+    number: signal.Signals, told: str, is_swallowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
+    def stopped(given: Any, say: Any) -> None:
+        opened.extend(path.name for path in scratch.iterdir())
+        with contextlib.suppress(KeyboardInterrupt, Terminated) if is_swallowed else contextlib.nullcontext():
+            os.kill(os.getpid(), number)
+        say("next", 0.5)
+
+    monkeypatch.setattr("scheduler.planning.planner.find", stopped)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        ran = at_once(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ran.exit_code, ran.stdout) == (128 + number, "")
+    assert ran.stderr == f"baseload: stopped{told}; nothing was written\n"
+    assert [name.partition("-")[0] for name in opened] == ["trace"]
+    assert list(scratch.iterdir()) == []
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_control_c_while_what_was_found_is_put_together_does_not_say_that_nothing_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found_at_once: None
+) -> None:
+    monkeypatch.setattr("scheduler.planning.compose.plan_of", lambda *given: os.kill(os.getpid(), signal.SIGINT))
+    ran = at_once(tmp_path)
+    assert (ran.exit_code, ran.stderr) == (130, "baseload: stopped; nothing was written\n")
+
+
+@pytest.mark.usefixtures("found_at_once")
+def test_a_question_that_turns_out_to_have_no_answer_is_a_warning_and_the_rest_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = what_if.answer
+
+    def refused(question: what_if.Question, *more: Any) -> Any:
+        if question.name == "h100=2":
+            raise PlanError("--what-if h100=2: nobody knows")
+        return known(question, *more)
+
+    monkeypatch.setattr("scheduler.planning.what_if.answer", refused)
+    ran = at_once(tmp_path, "--what-if", "h100=2", "--what-if", "load=+10%", "--workload", "book=9000000,9000000,1")
+    assert ran.exit_code == 0, ran.stderr
+    plan = plan_in(tmp_path)
+    assert not plan.partial
+    assert [outcome.name for outcome in plan.what_if] == ["load=+10%"]
+    assert plan.workloads == ()
+    assert any("--what-if h100=2: nobody knows" in warning for warning in plan.warnings)
+    assert any("18,000,000 tokens are more than any context" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("text", ["b200=4", "00=4", "llama-8b=2000", "tariff=nowhere.yaml"])
+def test_a_what_if_that_cannot_be_answered_is_told_before_anything_is_planned(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.planning.planner.find", lambda *given: pytest.fail("it has planned"))
+    ran = at_once(tmp_path, "--what-if", text)
+    assert ran.exit_code == 2
+    assert text.removeprefix("tariff=") in ran.stderr
+
+
+def test_the_site_file_is_not_written_over(tmp_path: Path) -> None:
+    site(tmp_path)
+    path = tmp_path / "cluster.yaml"
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = path.read_bytes()
+    for out in (tmp_path, tmp_path / "link"):
+        ran = at_once(tmp_path, "--out", out)
+        assert ran.exit_code == 2
+        assert "would be written over" in ran.stderr
+        assert ran.stderr.count("\n") == 1
+    assert path.read_bytes() == before
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_ledger_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    broken, old = tmp_path / "broken.db", tmp_path / "old.db"
+    broken.write_text("no database " * 500)
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.execute("CREATE TABLE requests (id TEXT, at_s REAL)")
+        connection.execute("INSERT INTO requests VALUES ('a', 1.0), ('b', 900.0)")
+        connection.commit()
+    for path in (broken, old):
+        ran = at_once(tmp_path, "--trace", f"sqlite:///{path}")
+        assert ran.exit_code == 2, ran.output
+        assert ran.stderr.startswith("baseload: ")
+        assert path.name in ran.stderr
+        assert ran.stderr.count("\n") == 1
+
+
+def test_adapters_and_price_lists_beside_the_site_file_are_found_from_elsewhere(tmp_path: Path) -> None:
+    site(tmp_path)
+    path = tmp_path / "cluster.yaml"
+    document = yaml.safe_load(path.read_text())
+    adapters = [{"model": "gpt-4o-mini", "path": "tuned"}, {"model": "gpt-4.1", "path": "hub/tuned"}]
+    document["pools"][0]["engine"]["adapters"] = adapters
+    static = {"kind": "static", "every_s": 60}
+    lists = [("beside", {"file": "list.yaml"}), ("elsewhere", {"file": "list.yaml", "directory": "prices"})]
+    document["feeds"] = [{"name": name, **static, "options": options} for name, options in lists]
+    path.write_text(yaml.safe_dump(document))
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "list.yaml").write_text("")
+    found = yaml.safe_load(rooted(path.read_text(), load(path)))
+    assert [one["path"] for one in found["pools"][0]["engine"]["adapters"]] == [str(tmp_path / "tuned"), "hub/tuned"]
+    assert found["pools"][0]["engine"]["path"] == "/srv/models/llama-8b"
+    assert [feed["options"] for feed in found["feeds"]] == [
+        {"file": "list.yaml", "directory": str(tmp_path)},
+        lists[1][1],
+    ]

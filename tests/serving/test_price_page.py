@@ -92,9 +92,9 @@ def test_a_huge_history_is_drawn_within_seconds_and_bounded_bytes() -> None:
     lines = tuple(Series(f"o{i:03}", "USD/Mtok", points) for i in range(60))
     offers = tuple(offer(f"o{i:03}", mtok(i, i)) for i in range(3000))
     marks = tuple(Mark(NOW_S - i, f"m{i}") for i in range(10_000))
-    started_s = time.monotonic()
+    started_s = time.process_time()
     page = html(PriceReport(NOW_S, offers, (), (), ()), PriceHistoryView(lines, (), (), (), marks))
-    assert time.monotonic() - started_s < 30
+    assert time.process_time() - started_s < 30
     assert len(page) < 8_000_000
     text = "".join(Page(page.decode()).text)
     assert "Drawn are the 24 cheapest; not drawn: o024" in text

@@ -177,9 +177,9 @@ def test_a_feed_that_never_answered_says_so() -> None:
 def test_a_huge_report_is_cut_and_says_so_within_seconds() -> None:
     many = tuple(offer(f"o{i}", mtok(i, i)) for i in range(20_000))
     incidents = tuple(Incident(NOW_S - i, "f", f"p{i}", "refused", "x" * 10_000) for i in range(5_000))
-    started_s = time.monotonic()
+    started_s = time.process_time()
     text = shown(PriceReport(NOW_S, many, (), (), (), (), incidents), 80)
-    assert time.monotonic() - started_s < 20
+    assert time.process_time() - started_s < 20
     assert "19,800 more rows not shown" in text
     assert len(text) < 200_000
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from scheduler.simulation import policies
 from serving.cli import app
-from serving.commands.stopping import INTERRUPTED, TERMINATED, Terminated, on_sigterm, status_of
+from serving.commands.stopping import INTERRUPTED, TERMINATED, Terminated, by_signal, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATE = ("simulate", "--config", "examples/h100-site.yaml", "--policy", "all-api", "--json", "--trace")
@@ -87,7 +90,7 @@ def test_sigterm_in_a_simulation_leaves_no_temporary_files(tmp_path: Path, monke
 def test_a_second_sigterm_does_not_cut_off_what_the_first_one_closes() -> None:
     closed = []
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), on_sigterm():
+    with pytest.raises(Terminated), by_signal():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
@@ -95,3 +98,22 @@ def test_a_second_sigterm_does_not_cut_off_what_the_first_one_closes() -> None:
             closed.append(True)
     assert closed == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_somebody_swallowed_stops_a_simulation_at_the_next_sign_of_progress(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "short.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(f"{at},100,10\n" for at in range(50)))
+    known = policies.rule
+
+    def swallowing(*given: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt, Terminated):
+            os.kill(os.getpid(), number)
+        return known(*given)
+
+    monkeypatch.setattr("scheduler.simulation.tuning.rule", swallowing)
+    ran = CliRunner().invoke(app, [*SIMULATE, str(trace)])
+    assert (ran.exit_code, ran.stdout) == (128 + number, "")
+    assert ran.stderr == "baseload: stopped; nothing was written\n"

@@ -59,7 +59,9 @@ def pool(at_s: list[float], **columns: Any) -> PoolRequests:
 
 def hour(*pools: PoolRequests) -> Requests:
     """An hour of these."""
-    return Requests(Window(0.0, HOUR_S), pools, 1.0, sum(map(len, pools)), 1.0, 1.0, 0.0, 0.0, 0.0, np.zeros(0), np.zeros(0))
+    return Requests(
+        Window(0.0, HOUR_S), pools, 1.0, sum(map(len, pools)), 1.0, 1.0, 0.0, 0.0, 0.0, np.zeros(0), np.zeros(0)
+    )
 
 
 @given(st.integers(1, 200))

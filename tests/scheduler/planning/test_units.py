@@ -71,7 +71,19 @@ def columns(seed: int, count: int, stands_for: float = 1.0) -> PoolRequests:
 
 def requests(*pools: PoolRequests) -> Requests:
     """An hour of these."""
-    return Requests(Window(0.0, 3_600.0), pools, pools[0].stands_for, sum(map(len, pools)), 1.0, 1.0, 0.0, 0.0, 0.0, np.zeros(0), np.zeros(0))
+    return Requests(
+        Window(0.0, 3_600.0),
+        pools,
+        pools[0].stands_for,
+        sum(map(len, pools)),
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        np.zeros(0),
+        np.zeros(0),
+    )
 
 
 def placement(seed: int, of: int = 2, share: float = 1.0) -> Placement:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -44,10 +44,9 @@ def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "sqlite":
         return lambda: f"sqlite:///{tmp_path_factory.mktemp('db') / 'new' / 'ledger.db'}"
     uri: str = request.getfixturevalue("postgres_uri")
-    numbers = itertools.count()
 
     def new() -> str:
-        name = f"test_{next(numbers)}"
+        name = f"test_{uuid.uuid4().hex}"
         engine = create_engine(uri.replace("postgresql://", "postgresql+psycopg://"))
         with engine.begin() as connection:
             connection.execute(text(f"create schema {name}"))
