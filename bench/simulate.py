@@ -1,7 +1,7 @@
 """How fast the simulator is: requests per second of the exact engine and of the compiled kernel, and what bounds the former.
 
 The loads are made on the spot, with the sizes of code, chat and long documents on the site of ``examples/h100-site.yaml``.
-Solving bid prices is measured apart: it is the same code in both. A file with a name sorts the exact engine's own seconds.
+Solving bid prices is measured apart: it is the same code in both. Of the kernel's runs the quickest counts: they do the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scheduler.simulation.mix import load_mix, resolve
 from scheduler.simulation.policies import rule
 from scheduler.simulation.scenario import Scenario, scenario_of
 from scheduler.simulation.traces import Trace, trace_of
+from scheduler.simulation.workload import Batch
 from scheduler.simulation.world import Settings, World
 
 _EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -28,6 +29,7 @@ _EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 _SIZES = {"code": (2000.0, 28.0), "chat": (600.0, 260.0), "long": (12_000.0, 340.0)}
 _RULES = (("bid-price", math.nan), ("overflow-queue", 0.5), ("static-price", 2e-3))
 _REQUESTS, _REQUESTS_EXACT = 600_000, 10_000
+_LOADS, _REPEATS = (0.8, 1.2, 2.0), 3
 _LOAD, _SEED, _TOP = 1.2, 3, 12
 
 
@@ -40,16 +42,16 @@ def trace(name: str, count: int) -> Trace:
     return trace_of(name, at_s - at_s[0], inputs, outputs)
 
 
-def case(name: str, count: int) -> Scenario:
-    """``count`` requests or so of that kind at 1.2 times what the site can do; all of them are tuned on or judged."""
+def case(name: str, count: int, load_factor: float = _LOAD) -> Scenario:
+    """``count`` requests or so of that kind at that many times what the site can do; all of them are tuned on or judged."""
     config = load(_EXAMPLES / "h100-site.yaml")
     mix = load_mix(_EXAMPLES / "mix-heterogeneous.yaml")
     made = trace(name, count)
-    return scenario_of(config, resolve(mix, config), mix.assign_by, made, _LOAD, Policy(), _SEED, count)
+    return scenario_of(config, resolve(mix, config), mix.assign_by, made, load_factor, Policy(), _SEED, count)
 
 
 def run() -> dict[str, dict[str, float]]:
-    """{"kernel, code, bid-price": {"kreq_per_s": ..., "solve_ms": ..., "solves": ...}, "exact, ...": {...}, ...}.
+    """{"kernel, code at 1.2, bid-price": {"kreq_per_s": ..., "solve_ms": ..., "solves": ...}, "exact, ...": {...}, ...}.
 
     CPU seconds, of one core. ``solve_ms`` is one solution of all bid curves. The rows "exact spends on ..." are shares of the
     exact engine's time in the functions that take most of it, under the profiler.
@@ -57,23 +59,26 @@ def run() -> dict[str, dict[str, float]]:
     results = {}
     play(case("code", 1000), "bid-price")  # compile
     for name in _SIZES:
-        of = case(name, _REQUESTS)
-        batches = list(of.batches(of.judged))
-        count = sum(map(len, batches))
-        for by, threshold in _RULES:
-            began = time.process_time()
-            tally = play(
-                of, by, threshold, settings=KernelSettings(gateways=4), batches=batches, watch=time.process_time
-            )
-            took_s = time.process_time() - began - tally.solve_s
-            results[f"kernel, {name}, {by}"] = {
-                "kreq_per_s": count / took_s / 1e3,
-                "solve_ms": 1e3 * tally.solve_s / max(1, tally.solves),
-                "solves": float(tally.solves),
-            }
+        for load_factor in _LOADS:
+            of = case(name, _REQUESTS, load_factor)
+            batches = list(of.batches(of.judged))
+            for by, threshold in _RULES:
+                runs = [_kernel(of, by, threshold, batches) for _ in range(_REPEATS)]
+                results[f"kernel, {name} at {load_factor}, {by}"] = max(runs, key=lambda run: run["kreq_per_s"])
     for name in _SIZES:
         results[f"exact, {name}, bid-price"] = {"kreq_per_s": _exact(case(name, _REQUESTS_EXACT)) / 1e3}
     return results | _profile(case("code", _REQUESTS_EXACT))
+
+
+def _kernel(of: Scenario, by: str, threshold: float, batches: list[Batch]) -> dict[str, float]:
+    began = time.process_time()
+    tally = play(of, by, threshold, settings=KernelSettings(gateways=4), batches=batches, watch=time.process_time)
+    took_s = time.process_time() - began - tally.solve_s
+    return {
+        "kreq_per_s": sum(map(len, batches)) / took_s / 1e3,
+        "solve_ms": 1e3 * tally.solve_s / max(1, tally.solves),
+        "solves": float(tally.solves),
+    }
 
 
 def _exact(of: Scenario) -> float:

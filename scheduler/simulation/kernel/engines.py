@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from scheduler.simulation.kernel.state import State, inner, tight
-from scheduler.simulation.kernel.tournament import pop_end, push_end, set_due
+from scheduler.simulation.kernel.state import L, State, inner, tight
+from scheduler.simulation.kernel.tournament import due_of, pop_end, push_end, set_due
 
 _EPSILON = 1e-3  # of a step, as in scheduler.simulation.engine
 
@@ -28,7 +28,7 @@ def submit(s: State, lane_row: int, now_s: float) -> None:
         _advance(s, lane_row, now_s, step_s)
         begins_s = now_s + (math.ceil(lane.steps - _EPSILON) - lane.steps) * step_s
         if begins_s > now_s + _EPSILON * step_s:
-            if begins_s < s.due_s[lane_row]:
+            if begins_s < due_of(s, lane_row):
                 set_due(s, lane_row, begins_s)
             return
         lane.steps = np.rint(lane.steps)
@@ -79,7 +79,9 @@ def _tell(s: State, pool_row: int, what: int, now_s: float) -> None:
     s.news_s[pool_row, at], s.news[pool_row, at] = now_s + pool.ttft_base_s, what
     pool.ring_tail += 1
     if pool.ring_tail - pool.ring_head == 1:
-        set_due(s, len(s.lanes) + pool_row, now_s + pool.ttft_base_s)
+        clock, pool.news_s = s.clock[0], now_s + pool.ttft_base_s
+        if pool.news_s < clock.news_s or (pool.news_s == clock.news_s and pool_row < clock.news_pool):
+            clock.news_s, clock.news_pool = pool.news_s, pool_row
 
 
 @tight
@@ -87,7 +89,7 @@ def _end_chunk(s: State, lane_row: int, now_s: float) -> None:
     lane, ring = s.lanes[lane_row], s.lane_ring[lane_row]
     mask, left = len(ring) - 1, lane.chunk
     while left > 0.0:
-        row = ring[lane.prompt_head & mask]
+        row = L(ring[lane.prompt_head & mask])
         ticket = s.tickets[row]
         if ticket.left_tokens > left:
             ticket.left_tokens -= left

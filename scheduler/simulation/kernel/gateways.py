@@ -12,7 +12,7 @@ from scheduler.simulation import policies
 from scheduler.simulation.kernel.gates import enter
 from scheduler.simulation.kernel.ledger import answered, expected_output, usd_of
 from scheduler.simulation.kernel.prices import price
-from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, State, inner, tight
+from scheduler.simulation.kernel.state import NOBODY, SAMPLES_MAX, Arrivals, L, State, tight
 
 BID, QUEUE, KV, STATIC, QUALITY, ALL_API, ALL_LOCAL, GIVEN = range(8)
 _LAST_USD, _ROUND_TRIP_S, _SPREAD = policies._LAST_USD, tickets.ROUND_TRIP_S, tickets._SPREAD
@@ -55,9 +55,9 @@ def _elsewhere(
 ) -> tuple[int, float, float]:
     """The best provider (-1: none), its price with waiting and wrong answers, and the soonest first token of any."""
     profile = s.profiles[profile_row]
-    found, found_usd, soonest_s = NOBODY, np.inf, np.inf
+    found, found_usd, soonest_s = L(NOBODY), np.inf, np.inf
     for place in range(profile.api_first, profile.api_end):
-        row = s.apis[place]
+        row = L(s.apis[place])
         offer = s.offers[row]
         if input_tokens + 1.0 > offer.context_tokens:
             continue
@@ -106,13 +106,13 @@ def _sample(s: State, pool_row: int, usd: float, work_s: float, ttft_s_max: floa
     """One more request that this pool could serve (``bids.Sample``, for all gateways together)."""
     pool = s.pools[pool_row]
     most = SAMPLES_MAX * s.clock[0].gateways
-    if pool.sample_seen % pool.sample_every == 0:
+    if pool.sample_every == 1 or pool.sample_seen % pool.sample_every == 0:
         if pool.sample_kept >= most:
             for i in range((most + 1) // 2):
                 for j in range(3):
                     s.sample[pool_row, i, j] = s.sample[pool_row, 2 * i, j]
             pool.sample_kept, pool.sample_every = (most + 1) // 2, 2 * pool.sample_every
-        if pool.sample_seen % pool.sample_every == 0:
+        if pool.sample_every == 1 or pool.sample_seen % pool.sample_every == 0:
             one = s.sample[pool_row, pool.sample_kept]
             one[0], one[1], one[2] = usd, work_s, ttft_s_max
             pool.sample_kept += 1
@@ -125,7 +125,7 @@ def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
     clock = s.clock[0]
     clock.free -= 1
     clock.in_flight += 1
-    row = s.free[clock.free]
+    row = L(s.free[clock.free])
     ticket, profile, now_s = s.tickets[row], s.profiles[of.profile[i]], of.arrival_s[i]
     ticket.number, ticket.profile, ticket.line, ticket.api = clock.number, of.profile[i], profile.line, api
     ticket.input_tokens, ticket.output_tokens = of.input_tokens[i], of.output_tokens[i]
@@ -139,17 +139,19 @@ def _ticket(s: State, of: Arrivals, i: int, api: int, soonest_s: float) -> int:
         ticket.start_by_s = ticket.ttft_by_s
     else:
         ticket.start_by_s = now_s + clock.hold * max(0.0, leave_by_s - now_s)
-    return int(row)
+    return row
 
 
 @tight
-def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> bool:
-    """Try the request's pool; False where it cannot, or where a provider comes first."""
-    clock, profile_row, now_s = s.clock[0], np.int64(of.profile[i]), of.arrival_s[i]
+def _at_home(
+    s: State, of: Arrivals, i: int, gateway: int, kept: bool, expected: float, elsewhere: tuple[int, float, float]
+) -> bool:
+    """Try the request's pool; False where it cannot, or where a provider (``_elsewhere``) comes first."""
+    clock, profile_row, now_s = s.clock[0], L(of.profile[i]), of.arrival_s[i]
     profile = s.profiles[profile_row]
-    home, gateway = profile.home, clock.number % clock.gateways
+    home = profile.home
     input_tokens, difficulty = float(of.input_tokens[i]), float(of.difficulty[i])
-    api, api_usd, soonest_s = _elsewhere(s, profile_row, input_tokens, expected, difficulty)
+    api, api_usd, soonest_s = elsewhere
     offer, pool_row, line = s.offers[home], s.offers[home].pool, s.lines[profile.line]
     usd = usd_of(s, home, input_tokens, expected)
     if not s.pools[pool_row].seen_replicas or input_tokens + 1.0 > offer.context_tokens or usd > profile.usd_max:
@@ -186,16 +188,16 @@ def _at_home(s: State, of: Arrivals, i: int, kept: bool, expected: float) -> boo
     return True
 
 
-@inner
+@tight
 def arrive(s: State, of: Arrivals, i: int, kept: bool) -> None:
     """A request comes in: decided once, then tried at home or asked of a provider."""
-    clock, profile_row = s.clock[0], np.int64(of.profile[i])
+    clock, profile_row = s.clock[0], L(of.profile[i])
     input_tokens, output_tokens = float(of.input_tokens[i]), float(of.output_tokens[i])
     gateway = clock.number % clock.gateways
     expected = output_tokens if clock.knows_lengths else expected_output(s, gateway, profile_row, input_tokens)
-    if s.profiles[profile_row].home != NOBODY and _at_home(s, of, i, kept, expected):
+    elsewhere = _elsewhere(s, profile_row, input_tokens, expected, float(of.difficulty[i]))
+    if s.profiles[profile_row].home != NOBODY and _at_home(s, of, i, gateway, kept, expected, elsewhere):
         return
-    api, _, _ = _elsewhere(s, profile_row, input_tokens, expected, float(of.difficulty[i]))
     now_s, number = of.arrival_s[i], clock.number
     clock.number += 1
-    answered(s, number, profile_row, api, (input_tokens, output_tokens), now_s, now_s)
+    answered(s, number, profile_row, elsewhere[0], (input_tokens, output_tokens), now_s, now_s)

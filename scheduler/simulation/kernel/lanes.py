@@ -8,7 +8,7 @@ import numpy as np
 
 from scheduler.core import lanes, learning
 from scheduler.simulation.kernel.engines import submit
-from scheduler.simulation.kernel.state import HELD, NOBODY, State, inner, tight
+from scheduler.simulation.kernel.state import HELD, NOBODY, L, State, inner, tight
 
 _PATIENCE, _FLOW_S = lanes._PATIENCE, lanes._FLOW_S
 _RATIO_MIN, _RATIO_MAX = learning._RATIO_MIN, learning._RATIO_MAX
@@ -48,9 +48,9 @@ def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
     """The engine that would begin first with a ticket of that size; the one with the most free slots among equals."""
     pool = s.pools[pool_row]
     ratio, ahead_s = pool.prefill_ratio, s.clock[0].grant_ahead_s
-    found, found_s, found_held = NOBODY, np.inf, 0
-    for row in range(pool.lane_first, pool.lane_end):
-        lane = s.lanes[row]
+    found, found_s, found_held = L(NOBODY), np.inf, 0
+    for lane_row in range(pool.lane_first, pool.lane_end):
+        lane = s.lanes[lane_row]
         if not lane.healthy or lane.held >= pool.slots:
             continue
         if pool.kv_tokens and lane.held and lane.kv_held + kv_tokens > pool.kv_tokens:
@@ -63,7 +63,7 @@ def best(s: State, pool_row: int, kv_tokens: float, now_s: float) -> int:
             continue
         left_s = max(0.0, left_s)
         if left_s < found_s or (left_s == found_s and lane.held < found_held):
-            found, found_s, found_held = row, left_s, lane.held
+            found, found_s, found_held = lane_row, left_s, lane.held
     return found
 
 

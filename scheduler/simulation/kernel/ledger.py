@@ -7,11 +7,12 @@ import math
 import numpy as np
 
 from scheduler.core.learning import OutputLengths, magnitude
-from scheduler.simulation.kernel.state import FREE, NOBODY, State, inner, tight
+from scheduler.simulation.kernel.state import FREE, INPUT_KINDS, NOBODY, L, State, inner, tight
 
 _PRIOR, _MEMORY = OutputLengths._PRIOR, OutputLengths._MEMORY
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GUESS = 256.0
+_NOWHERE, _HERE, _ELSEWHERE = np.int8(0), np.int8(1), np.int8(2)
 _magnitude = tight(magnitude)
 
 
@@ -45,7 +46,7 @@ def factor(seed: np.uint64, number: int, spread: float) -> float:
 
 @tight
 def _kind(s: State, input_tokens: float) -> int:
-    return int(min(_magnitude(int(input_tokens)), s.profile_lengths.shape[2] - 1))
+    return int(min(_magnitude(int(input_tokens)), INPUT_KINDS - 1))
 
 
 @tight
@@ -93,7 +94,7 @@ def answered(
     """A request goes to that provider (-1: there is none, and nobody serves it); what follows is known at once."""
     clock = s.clock[0]
     if api == NOBODY:
-        _over(s, number, profile_row, np.nan, 0, 0.0)
+        _over(s, number, profile_row, np.nan, _NOWHERE, 0.0)
         return
     input_tokens, output_tokens = tokens
     offer = s.offers[api]
@@ -104,17 +105,18 @@ def answered(
     if clock.api_spread > 0.0:
         ttft_s *= factor(clock.seed, number, clock.api_spread)
     _learn(s, number, profile_row, input_tokens, output_tokens)
-    _over(s, number, profile_row, now_s + ttft_s - arrived_s, 2, usd)
+    _over(s, number, profile_row, now_s + ttft_s - arrived_s, _ELSEWHERE, usd)
 
 
 @inner
 def in_time_here(s: State, row: int) -> None:
     """A ticket's answer has ended."""
     ticket, clock = s.tickets[row], s.clock[0]
-    clock.usd_energy += usd_of(s, s.profiles[ticket.profile].home, ticket.input_tokens, ticket.output_tokens)
+    profile_row = L(ticket.profile)
+    clock.usd_energy += usd_of(s, s.profiles[profile_row].home, ticket.input_tokens, ticket.output_tokens)
     clock.local += 1
-    _learn(s, ticket.number, ticket.profile, ticket.input_tokens, ticket.output_tokens)
-    _over(s, ticket.number, ticket.profile, ticket.ttft_s, 1, 0.0)
+    _learn(s, ticket.number, profile_row, ticket.input_tokens, ticket.output_tokens)
+    _over(s, ticket.number, profile_row, ticket.ttft_s, _HERE, 0.0)
 
 
 @inner
@@ -124,7 +126,7 @@ def send_on(s: State, row: int, now_s: float) -> None:
     clock.bounces += 1
     s.sent_s[ticket.number % clock.gateways, s.lines[ticket.line].pool] = 0.0
     tokens = (ticket.input_tokens, ticket.output_tokens)
-    answered(s, ticket.number, ticket.profile, ticket.api, tokens, ticket.arrived_s, now_s)
+    answered(s, ticket.number, L(ticket.profile), L(ticket.api), tokens, ticket.arrived_s, now_s)
 
 
 @inner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,10 @@ from scheduler.simulation.kernel.engines import proceed
 from scheduler.simulation.kernel.gates import news, pump, tick
 from scheduler.simulation.kernel.gateways import BID, arrive
 from scheduler.simulation.kernel.lanes import flow, look, rest
-from scheduler.simulation.kernel.state import DEMAND_MAX, Arrivals, State, inner, tight
-from scheduler.simulation.kernel.tournament import set_due
+from scheduler.simulation.kernel.lines import next_tick
+from scheduler.simulation.kernel.reference import by_reference
+from scheduler.simulation.kernel.state import DEMAND_MAX, TICK_S, Arrivals, L, State, inner, tight
 
-_TICK_S = 0.05
 _WINDOW_S = bids._WINDOW_S
 
 
@@ -95,22 +94,23 @@ def _change(s: State, now_s: float) -> None:
     clock.change_s = s.changes[clock.changed, 0] if clock.changed < clock.changes else np.inf
 
 
-@tight
-def _event(s: State, leaf: int, now_s: float) -> None:
-    """An engine's next step, or news that have reached a gate."""
-    if leaf < len(s.lanes):
-        proceed(s, leaf, now_s)
-        return
-    pool_row = leaf - len(s.lanes)
+@inner
+def _hear(s: State, now_s: float) -> None:
+    """News that have reached a gate."""
+    clock = s.clock[0]
+    pool_row = clock.news_pool
     pool = s.pools[pool_row]
-    what = s.news[pool_row, pool.ring_head & pool.ring_mask]
+    what = L(s.news[pool_row, pool.ring_head & pool.ring_mask])
     pool.ring_head += 1
-    due_s = s.news_s[pool_row, pool.ring_head & pool.ring_mask] if pool.ring_head < pool.ring_tail else np.inf
-    set_due(s, leaf, due_s)
+    pool.news_s = s.news_s[pool_row, pool.ring_head & pool.ring_mask] if pool.ring_head < pool.ring_tail else np.inf
+    clock.news_s = np.inf
+    for row in range(len(s.pools)):  # among equals the first one
+        if s.pools[row].news_s < clock.news_s:
+            clock.news_s, clock.news_pool = s.pools[row].news_s, row
     news(s, pool_row, what, now_s)
 
 
-@inner
+@tight
 def _timer(s: State, now_s: float, tick_s: float) -> None:
     """A change of replicas, a snapshot, or a tick of the gates."""
     clock = s.clock[0]
@@ -119,10 +119,11 @@ def _timer(s: State, now_s: float, tick_s: float) -> None:
     elif clock.clear_s <= now_s:
         _clear(s, now_s)
     elif tick_s <= now_s:
+        number = clock.tick
         clock.tick += 1
         for pool_row in range(len(s.pools)):
             if s.pools[pool_row].waiting:
-                tick(s, pool_row, now_s)
+                tick(s, pool_row, number, now_s)
 
 
 @inner
@@ -138,16 +139,15 @@ def _levels(s: State, now_s: float) -> None:
 
 def _compiled(source: int) -> Callable[..., Any]:
     @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-    def advance(s: State, of: Arrivals, first: int, until_s: float, last: bool) -> int:
+    def advance(state: State, arrivals: Arrivals, first: int, until_s: float, last: bool) -> int:
+        s, of = by_reference(state), by_reference(arrivals)
         clock, i, count = s.clock[0], first, len(of.arrival_s)
         while source:  # never 0: it is here so that the cached code belongs to these sources
-            leaf = s.first[1]
-            engine_s = s.due_s[leaf]
+            engine_s = min(s.due_s[1], clock.news_s)
             timer_s, tick_s = min(clock.clear_s, clock.change_s), np.inf
             if clock.waiting:
-                if clock.tick * _TICK_S < clock.now_s:
-                    clock.tick = math.floor(clock.now_s / _TICK_S) + 1
-                tick_s = clock.tick * _TICK_S
+                clock.tick = next_tick(s, clock.now_s)
+                tick_s = clock.tick * TICK_S
                 timer_s = min(timer_s, tick_s)
             event_s = min(engine_s, timer_s)
             if i < count and of.arrival_s[i] < event_s and of.arrival_s[i] < until_s:
@@ -158,7 +158,10 @@ def _compiled(source: int) -> Callable[..., Any]:
                 break
             elif engine_s <= timer_s:
                 clock.now_s = engine_s
-                _event(s, leaf, engine_s)
+                if s.due_s[1] <= engine_s:
+                    proceed(s, L(s.first[1]), engine_s)
+                else:
+                    _hear(s, engine_s)
             else:
                 clock.now_s = timer_s
                 _timer(s, timer_s, tick_s)

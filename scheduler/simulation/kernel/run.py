@@ -92,9 +92,9 @@ class KernelTally(Headline):
 class KernelRun:
     """``feed`` takes batches of ascending arrivals, however they are cut; ``finish`` plays to the end of the last answer.
 
-    ``offers``: the site's at their prices; ``priced`` gives them as of an instant, and the next one at which a price may be
-    another one (both Unix seconds). ``watch`` reads a clock in seconds, and then ``solve_s`` of the tally is the time that
-    bid prices took.
+    ``offers``: the site's at their prices; ``priced`` gives them as of an instant (the same sequence again: at the same
+    prices), and the next one at which a price may be another one (both Unix seconds). ``watch`` reads a clock in seconds,
+    and then ``solve_s`` of the tally is the time that bid prices took.
     """
 
     def __init__(
@@ -122,13 +122,16 @@ class KernelRun:
         self._solve_at_s = min(1.0, settings.bid_every_s) if rule == "bid-price" else math.inf
         self._reprice_at_s = self._change_s = math.inf
         self._solves, self._solve_s, self._fed = 0, 0.0, 0
+        self._offers = found
         if priced is not None:
             self._reprice(priced, 0.0)
 
     def feed(self, batch: Batch) -> None:
         """The next requests. Raises ValueError where they come before the last ones."""
         arrival_s, kept = batch.arrival_s - self._from_s, self._settings.kept
-        if len(batch) and (np.any(np.diff(arrival_s) < 0.0) or arrival_s[0] < self.state.clock["now_s"][0] - _SLACK_S):
+        if len(batch) and (
+            np.any(arrival_s[1:] < arrival_s[:-1]) or arrival_s[0] < self.state.clock["now_s"][0] - _SLACK_S
+        ):
             raise ValueError("arrivals have to ascend, also from batch to batch")
         part = np.zeros(0, bool) if kept is None else np.asarray(kept, bool)[self._fed : self._fed + len(batch)]
         self._room(len(batch))
@@ -155,11 +158,9 @@ class KernelRun:
         needed, s = self._fed + requests, self.state
         if not self._settings.rows or needed <= len(s.source):
             return
-        more = np.zeros(max(needed, 2 * len(s.source)) - len(s.source))
+        rows = max(needed, 2 * len(s.source))
         self.state = s._replace(
-            api_usd=np.append(s.api_usd, more),
-            ttft_s=np.append(s.ttft_s, more),
-            source=np.append(s.source, more.astype(np.int8)),
+            api_usd=_longer(s.api_usd, rows), ttft_s=_longer(s.ttft_s, rows), source=_longer(s.source, rows)
         )
 
     def _advance(self, of: Arrivals, last: bool) -> None:
@@ -168,7 +169,7 @@ class KernelRun:
             until_s = min(self._solve_at_s, self._reprice_at_s)
             # At first a snapshot comes before the curves of the same instant, later after them, as in the exact engine:
             # so as many seconds of demand are counted as there were.
-            stop_s = until_s if until_s <= _SNAPSHOT_FIRST_S else np.nextafter(until_s, 0.0)
+            stop_s = until_s if until_s <= _SNAPSHOT_FIRST_S else math.nextafter(until_s, 0.0)
             first = advance(self.state, of, first, stop_s, last)
             if first == len(of.arrival_s) and (not last or not clock["in_flight"][0]):
                 return
@@ -190,7 +191,9 @@ class KernelRun:
         changed = self._change_s - EPOCH_S - self._from_s <= now_s
         # The instant of a change as it was given: made from the clock of the run, it might lie a little before it.
         offers, self._change_s = priced(self._change_s if changed else EPOCH_S + self._from_s + now_s)
-        self._tables.price(offers)
+        if offers is not self._offers:
+            self._tables.price(offers)
+            self._offers = offers
         self.state = self.state._replace(tiers=self._tables.tiers)
         self._reprice_at_s = min(now_s + REPRICE_S, self._change_s - EPOCH_S - self._from_s)
 
@@ -204,15 +207,32 @@ def play(
     Raises KeyError for a rule that the kernel does not know, ValueError for a site that it cannot play.
     """
     window = window or scenario.judged
-
-    def priced(now_s: float) -> tuple[Sequence[Offer], float]:
-        board, until_s = scenario.site.priced_until(now_s)
-        return board.offers, until_s
-
     run = KernelRun(
         scenario.site, scenario.profiles, rule, threshold, scenario.policy, settings, from_s=window.start_s,
-        priced=priced, watch=watch,
+        priced=_priced(scenario.site), watch=watch,
     )  # fmt: skip
     for batch in scenario.batches(window) if batches is None else batches:
         run.feed(batch)
     return run.finish()
+
+
+def _priced(site: Site) -> Priced:
+    """The prices of ``site``. Where neither a feed nor a history has a say, they are made anew only when they change."""
+    offers: Sequence[Offer] = ()
+    until_s = -math.inf
+
+    def priced(now_s: float) -> tuple[Sequence[Offer], float]:
+        nonlocal offers, until_s
+        if now_s >= until_s or site.sheet.entries or site.history is not None:
+            board, until_s = site.priced_until(now_s)
+            offers = board.offers
+        return offers, until_s
+
+    return priced
+
+
+def _longer(kept: np.ndarray, rows: int) -> np.ndarray:
+    """The same, with zeros behind that take no memory until they are written."""
+    longer = np.zeros(rows, kept.dtype)
+    longer[: len(kept)] = kept
+    return longer

@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.core.learning import magnitude
 from scheduler.core.market import Policy
 from scheduler.core.supply import Offer
 from scheduler.core.value import POINTS_MAX
 from scheduler.simulation.kernel import state
 from scheduler.simulation.kernel.lanes import PREFILL_PRIOR_S, WORK_PRIOR_S
-from scheduler.simulation.kernel.state import DEMAND_MAX, NOBODY, SAMPLES_MAX, State
+from scheduler.simulation.kernel.state import DEMAND_MAX, INPUT_KINDS, NOBODY, SAMPLES_MAX, State
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.scenario import api_offers, local_offers
 from scheduler.simulation.site import Site, gate_of
 from scheduler.simulation.sources import slower
 
-_KINDS = 1 + magnitude(2**20)  # of inputs: all longer ones are of the last
+_TIMEOUT_S_MAX = 600.0  # who may wait for longer is looked at again then
 Changes = Sequence[tuple[float, str, int]]
 
 
@@ -124,6 +123,7 @@ def state_of(
         row["began_s"] = row["since_s"] = row["faded_s"] = -1.0
         row["sample_every"], first, waiting = 1, last, waiting + spec.waiting_max
     lines["head"] = lines["tail"] = NOBODY
+    pools["first"] = NOBODY
     return _allocated(site, tables, pools, lines, lanes, waiting, gateways, _changed(site, changes))
 
 
@@ -144,25 +144,30 @@ def _allocated(
     count, slots = len(pools), max((pool.curve.seqs_max for pool in site.pools), default=1)
     held = max((pool.curve.seqs_max * pool.replicas_max for pool in site.pools), default=1)
     rows = waiting + sum(pool.curve.seqs_max * pool.replicas_max for pool in site.pools) + 1
-    leaves, room = _power(len(lanes) + count), 2 * max((pool.waiting_max for pool in site.pools), default=0) + 128
-    pools["ring_mask"] = _power(2 * held + 2) - 1
+    longest_s = max(tables.profiles[name].max(initial=0.0) for name in ("deadline_s", "ttft_s_max"))
+    ticks = _power(int(min(longest_s, _TIMEOUT_S_MAX) / state.TICK_S) + 3)
+    earlier = np.zeros((len(lines), len(site.ttft_s_max)), state.EARLIER)
+    earlier["ticket"] = NOBODY
+    leaves, room = _power(len(lanes)), 2 * max((pool.waiting_max for pool in site.pools), default=0) + 128
+    pools["ring_mask"], pools["news_s"] = _power(2 * held + 2) - 1, np.inf
     tickets, tenants = np.zeros(rows, state.TICKET), int(tables.profiles["tenant"].max(initial=0)) + 1
     tickets["number"] = NOBODY
     clock = np.zeros(1, state.CLOCK)
-    clock["free"], clock["changes"] = rows, len(changes)
+    clock["free"], clock["changes"], clock["news_s"] = rows, len(changes), np.inf
     clock["change_s"] = changes[0, 0] if len(changes) else np.inf
     return State(
         clock=clock, profiles=tables.profiles, offers=tables.offers, tiers=tables.tiers, apis=tables.apis,
         pools=pools, lines=lines, lanes=lanes, tickets=tickets, free=np.arange(rows, dtype=np.int32),
-        due_s=np.full(leaves, np.inf), first=_winners(leaves),
+        due_s=np.full(2 * leaves, np.inf), first=_winners(leaves),
         lane_ring=np.zeros((len(lanes), _power(slots + 1)), np.int32),
         ends_step=np.zeros((len(lanes), slots)), ends_ticket=np.zeros((len(lanes), slots), np.int32),
         news_s=np.zeros((count, _power(2 * held + 2))), news=np.zeros((count, _power(2 * held + 2)), np.int32),
+        earlier=earlier, timeouts=np.full((len(lines), ticks, 2), NOBODY, np.int32),
         room_usd=np.zeros((len(lines), room)), room_ticket=np.zeros((len(lines), room), np.int32),
         room_number=np.zeros((len(lines), room), np.int64), bid_usd=np.zeros((len(lines), POINTS_MAX)),
         sent_s=np.zeros((gateways, count)), sent_at_s=np.zeros((gateways, count)),
         tenant_lengths=np.zeros((gateways, tenants, 2)),
-        profile_lengths=np.zeros((gateways, len(tables.profiles), _KINDS, 2)),
+        profile_lengths=np.zeros((gateways, len(tables.profiles), INPUT_KINDS, 2)),
         sample=np.zeros((count, SAMPLES_MAX * gateways, 3)), demand=np.zeros((count, DEMAND_MAX, 5)),
         windows=np.zeros((count, DEMAND_MAX, 3)), changes=changes, by_profile=np.zeros((len(tables.profiles), 2)),
         api_usd=np.zeros(0), ttft_s=np.zeros(0), source=np.zeros(0, np.int8),

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.simulation.kernel.state import WAITING, State, inner, tight
+from scheduler.simulation.kernel.state import NOBODY, WAITING, L, State, inner, tight
 
 
 @tight
 def set_due(s: State, leaf: int, due_s: float) -> None:
     """The next instant of ``leaf`` (inf: never), and the new winner at the root."""
-    s.due_s[leaf] = due_s
-    node = (leaf + s.due_s.shape[0]) >> 1
-    while node >= 1:
-        left, right = s.first[2 * node], s.first[2 * node + 1]
-        s.first[node] = left if s.due_s[left] <= s.due_s[right] else right
+    node, won = leaf + (len(s.due_s) >> 1), leaf
+    s.due_s[node] = due_s
+    while node > 1:
+        other_s, other = s.due_s[node ^ 1], L(s.first[node ^ 1])
+        ahead = (other_s < due_s) | ((other_s == due_s) & (other < won))  # among equals the left one
+        due_s, won = other_s if ahead else due_s, other if ahead else won
         node >>= 1
+        s.due_s[node], s.first[node] = due_s, won
+
+
+@tight
+def due_of(s: State, leaf: int) -> float:
+    """The next instant of ``leaf``."""
+    return float(s.due_s[leaf + (len(s.due_s) >> 1)])
 
 
 @tight
@@ -36,7 +44,7 @@ def push_end(s: State, lane: int, size: int, step: float, ticket: int) -> None:
 def pop_end(s: State, lane: int, size: int) -> int:
     """The ticket whose answer ends first; the heap of ``lane`` has ``size`` before."""
     steps, tickets = s.ends_step[lane], s.ends_ticket[lane]
-    found = tickets[0]
+    found = L(tickets[0])
     size -= 1
     step, ticket = steps[size], tickets[size]
     i = 0
@@ -51,7 +59,7 @@ def pop_end(s: State, lane: int, size: int) -> int:
         steps[i], tickets[i] = steps[child], tickets[child]
         i = child
     steps[i], tickets[i] = step, ticket
-    return int(found)
+    return found
 
 
 @tight
@@ -109,13 +117,13 @@ def least_worth(s: State, line: int, now_s: float) -> int:
     usd, tickets, numbers = s.room_usd[line], s.room_ticket[line], s.room_number[line]
     of = s.lines[line]
     while of.heap_size > 0:
-        ticket = tickets[0]
+        ticket = L(tickets[0])
         one = s.tickets[ticket]
         if one.number == numbers[0] and one.state == WAITING and one.leave_by_s >= now_s:
-            return int(ticket) if usd[0] < np.inf else -1
+            return ticket if usd[0] < np.inf else L(NOBODY)
         size = of.heap_size - 1  # gone, or too late for ever: instants only go on
         usd[0], tickets[0], numbers[0] = usd[size], tickets[size], numbers[size]
         of.heap_size = size
         if size:
             _sift_down(usd, tickets, numbers, size)
-    return -1
+    return L(NOBODY)
