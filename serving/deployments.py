@@ -1,5 +1,8 @@
 """Pools as deployments on Ray Serve: how they are made, and how the number of their replicas is changed while they serve.
 
+Serve deploys nothing without a replica, but takes an application down to none: a pool that is empty at first has its
+application made with the first replica.
+
 ``serve.run`` of a changed number would be a new version of the code, of which every replica is replaced (Serve draws the
 version anew each time). So applications that are scaled are run with ``external_scaler_enabled``: then Serve's controller
 takes a number alone, and replicas that are there stay as they are.
@@ -43,13 +46,16 @@ def scaled_pools(config: ClusterConfig) -> list[Pool]:
 
 
 def deploy(config: ClusterConfig, pool: Pool, token: str) -> str | None:
-    """Deploy one pool; returns the URL to announce for pools that ``ray.serve.llm`` serves through Serve's proxy."""
+    """Deploy one pool with as many replicas as it has at least, and wait for them; returns the URL to announce for pools that
+    ``ray.serve.llm`` serves through Serve's proxy.
+    """
     from ray import serve
 
     if isinstance(pool.engine, VllmEngine):
-        is_scaled = pool in scaled_pools(config)
-        app: Any = _vllm_app(config, pool, pool.engine, token, is_scaled)
-        serve.run(app, name=pool.name, route_prefix=None, external_scaler_enabled=is_scaled)
+        if pool.replicas.min:
+            _run(config, pool, pool.engine, token, pool.replicas.min, wait=True)
+        else:  # what a process before this one may have left there has another token
+            serve.delete(pool.name, _blocking=False)
         return None
     if isinstance(pool.engine, RayServeLlmEngine):
         serve.run(_llm_app(pool.engine), name=pool.name, route_prefix=f"/{pool.name}")
@@ -58,7 +64,16 @@ def deploy(config: ClusterConfig, pool: Pool, token: str) -> str | None:
     return None
 
 
-def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str, is_scaled: bool) -> Any:
+def _run(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str, replicas: int, wait: bool) -> None:
+    from ray import serve
+
+    is_scaled = pool in scaled_pools(config)
+    app = _vllm_app(config, pool, engine, token, replicas, is_scaled)
+    target = serve.RunTarget(app, pool.name, route_prefix=None, external_scaler_enabled=is_scaled)
+    serve.run_many([target], wait_for_applications_running=wait)
+
+
+def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str, replicas: int, is_scaled: bool) -> Any:
     from ray import serve
 
     loopback = config.controller.host.startswith("127.")
@@ -83,7 +98,7 @@ def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str,
     }
     deploying = serve.deployment(
         name=pool.name,
-        num_replicas=pool.replicas.min,
+        num_replicas=replicas,
         max_ongoing_requests=100_000,  # not on the request path; the gate is what bounds a pool
         ray_actor_options=options,
         health_check_period_s=_HEALTH_PERIOD_S,
@@ -103,7 +118,7 @@ def _llm_app(engine: RayServeLlmEngine) -> Any:
     return build_openai_app({"llm_configs": [LLMConfig(**engine.llm_config)], "ingress_deployment_config": ingress})
 
 
-def set_replicas(pool: str, replicas: int) -> None:
+def set_replicas(config: ClusterConfig, token: str, name: str, replicas: int) -> None:
     """Tell Serve's controller how many replicas a pool shall have; nobody waits until it has started or stopped them.
 
     Which one goes is Serve's choice: one that has not started, else the newest on the emptiest node. It says so and
@@ -115,8 +130,13 @@ def set_replicas(pool: str, replicas: int) -> None:
     from ray.serve._private.common import DeploymentID
 
     controller = serve.context._get_global_client()._controller
-    deployment = DeploymentID(name=pool, app_name=pool)
-    ray.get(controller.update_deployment_replicas.remote(deployment, replicas), timeout=_SERVE_S_MAX)
+    deployment = DeploymentID(name=name, app_name=name)
+    try:
+        ray.get(controller.update_deployment_replicas.remote(deployment, replicas), timeout=_SERVE_S_MAX)
+    except ValueError:  # there is no such application: the pool has been empty until now
+        pool = next(pool for pool in scaled_pools(config) if pool.name == name)
+        if replicas and isinstance(pool.engine, VllmEngine):
+            _run(config, pool, pool.engine, token, replicas, wait=False)
 
 
 class Scaler:
@@ -125,7 +145,7 @@ class Scaler:
     ``apply(pool, replicas)`` may block and raise. ``set_to`` is what each pool was last set to.
     """
 
-    def __init__(self, pools: Iterable[Pool], apply: Callable[[str, int], None] = set_replicas) -> None:
+    def __init__(self, pools: Iterable[Pool], apply: Callable[[str, int], None]) -> None:
         self._bounds = {pool.name: (pool.replicas.min, pool.replicas.max) for pool in pools}
         self.set_to = {name: least for name, (least, _) in self._bounds.items()}
         self._apply, self._asked_s = apply, float("-inf")

@@ -125,7 +125,8 @@ async def serve(config: ClusterConfig, host: str, port: int, simulated_urls: dic
     services = Services(view, table, sources, gates, accountant, policy, learned, wants, now_s)
     reader = Reader(config, access, load_function(config.policy.triage), learned, now_s)
     budgeted = frozenset(tenant.name for tenant in config.tenants if tenant.budget is not None)
-    app = Gateway(config, access, reader, services, Status(view, accountant, budgeted))
+    may_be_empty = frozenset(pool.name for pool in config.pools if not pool.replicas.min)
+    app = Gateway(config, access, reader, services, Status(view, accountant, budgeted, may_be_empty))
     server = asgi.server(app, config.policy.bounds)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(setattr, server, "should_exit", True))

@@ -45,7 +45,12 @@ REJECTED = Counter("baseload_refused_requests", "Requests refused before a decis
 INFLIGHT = Gauge("baseload_inflight_requests", "Requests being served by this gateway", registry=REGISTRY)
 MARKET_VERSION = Gauge("baseload_market_version", "Version of the market in use", registry=REGISTRY)
 MARKET_AGE = Gauge("baseload_market_age_seconds", "Age of the market in use", registry=REGISTRY)
-OFFER_UP = Gauge("baseload_offer_up", "1 while the market holds the offer as healthy", ("offer",), registry=REGISTRY)
+OFFER_UP = Gauge(
+    "baseload_offer_up",
+    "1 while the market holds the offer as healthy; none while its pool is empty and may be",
+    ("offer",),
+    registry=REGISTRY,
+)
 POOL = Gauge(
     "baseload_pool_state",
     "State of a pool: replicas, slots, running and waiting at its gate; engine_* from the engines' own counters; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
 import os
@@ -17,7 +18,7 @@ from scheduler.config import ClusterConfig
 from scheduler.config.supply import Pool, VllmEngine
 from serving import control
 from serving.control import Announcement
-from serving.deployments import Scaler, deploy, scaled_pools
+from serving.deployments import Scaler, deploy, scaled_pools, set_replicas
 from serving.gate.wire import ReplicaInfo
 from serving.meter_process import MeterActor, MeterSettings, settings_of
 
@@ -162,7 +163,7 @@ async def run(config: ClusterConfig) -> None:
     await asyncio.to_thread(start_ray, config)
     announced: dict[str, str] = {}
     meters, looked_s = Meters(settings_of(config, token)), float("-inf")
-    scaler = Scaler(scaled_pools(config))
+    scaler = Scaler(scaled_pools(config), functools.partial(set_replicas, config, token))
     try:
         for pool in config.pools:
             log.info("deploying", extra={"pool": pool.name})

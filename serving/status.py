@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from scheduler.core.supply import Offer
 from scheduler.core.tickets import pool_of
 from serving import metrics, price_metrics
 from serving.accounting import Accountant
@@ -18,10 +19,17 @@ _MARKET_S_MAX = 30.0
 
 
 class Status:
-    """What a gateway can say of itself."""
+    """What a gateway can say of itself. ``may_be_empty``: pools that may have no replica, which is then no fault."""
 
-    def __init__(self, view: View, accountant: Accountant, budgeted: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        view: View,
+        accountant: Accountant,
+        budgeted: frozenset[str] = frozenset(),
+        may_be_empty: frozenset[str] = frozenset(),
+    ) -> None:
         self._view, self._accountant, self._budgeted = view, accountant, budgeted
+        self._may_be_empty = may_be_empty
         self._ready_once = False
         self._counted: dict[tuple[str, str, bool], int] = {}
 
@@ -30,7 +38,8 @@ class Status:
         market = self._view.market
         problems = []
         up = [offer.id for offer in market.offers if offer.healthy]
-        down = [offer.id for offer in market.offers if not offer.healthy]
+        empty = [offer.id for offer in market.offers if self._is_empty(offer)]
+        down = [offer.id for offer in market.offers if not offer.healthy and offer.id not in empty]
         cooling = self._view.cooling()
         if not market.version:
             problems.append("no market yet: the controller has not been heard")
@@ -47,8 +56,14 @@ class Status:
             "market_version": market.version,
             "up": sorted(up),
             "down": sorted(down),
+            "empty": sorted(empty),
             "cooling": cooling,
         }
+
+    def _is_empty(self, offer: Offer) -> bool:
+        """Its gate is there and knows of no replica, and that is as it may be."""
+        is_empty = offer.capacity is not None and not offer.capacity.replicas
+        return is_empty and pool_of(offer.id) in self._may_be_empty
 
     def exposition(self) -> bytes:
         """Prometheus text, with the gauges brought up to date."""
@@ -61,7 +76,8 @@ class Status:
         metrics.BID_PRICE.clear()
         metrics.BID_SOLVE.set(self._view.bids.solve_s)
         for offer in market.offers:
-            metrics.OFFER_UP.labels(offer.id).set(offer.healthy)
+            if not self._is_empty(offer):
+                metrics.OFFER_UP.labels(offer.id).set(offer.healthy)
             if offer.capacity is not None:
                 pool, age_s = pool_of(offer.id), max(0.0, now_s() - offer.capacity.as_of_s)
                 metrics.BID_PRICE.labels(pool).set(slope_usd(offer.capacity, 0.0, age_s, 0.0))

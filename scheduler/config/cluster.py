@@ -68,6 +68,7 @@ class ClusterConfig(Model):
     @model_validator(mode="after")
     def _references(self) -> ClusterConfig:
         problems = [*self._duplicates(), *self._dangling(), *self._feeds_dangling(), *self._sovereignty()]
+        problems += self._empty()
         if not self.pools and not self.providers:
             problems.append("pools, providers: at least one source is needed")
         if problems:
@@ -163,6 +164,34 @@ class ClusterConfig(Model):
         for path, listed in self.listed():
             if listed.feed not in feeds:
                 yield f"{path}: {listed.feed!r} is not declared under feeds (known: {', '.join(sorted(feeds)) or 'none'})"
+
+    def _empty(self) -> Iterable[str]:
+        """A pool without a replica needs somebody who may start one, and another pool whose requests show when that pays."""
+        zones, mode = {site.name: site.zone for site in self.sites}, self.policy.commitment.mode
+        never_empty = {(pool.model, zones.get(pool.site)) for pool in self.pools if pool.replicas.min}
+        for i, pool in enumerate(self.pools):
+            if pool.replicas.min:
+                continue
+            if pool.engine.kind != "vllm":
+                problem = f"an engine of kind {pool.engine.kind} is not ours to start and stop, so give it 1 or more"
+            elif (pool.model, zones.get(pool.site)) not in never_empty:
+                problem = f"beside it there has to be a pool of {pool.model!r} in the same zone with min 1 or more"
+            elif mode == "off":
+                problem = "policy.commitment.mode is off, so nothing would start a replica: set it to enforce"
+            else:
+                continue
+            yield f"pools[{i}].replicas.min: {pool.name!r} cannot be empty: {problem}"
+
+    def _cloud_zones(self) -> Iterable[str]:
+        zones = {site.name: site.zone for site in self.sites}
+        at = {pool.name: zones.get(pool.site) for pool in self.pools}
+        for i, offer in enumerate(self.planning.cloud):
+            zone = at.get(offer.pool)
+            if zone is not None and offer.zone != zone:
+                yield (
+                    f"planning.cloud[{i}].zone: {offer.zone!r} is not {zone!r}, where {offer.pool!r} is: what is rented "
+                    f"stands in for it and would see what may not leave {zone!r}"
+                )
 
     def _sovereignty(self) -> Iterable[str]:
         home = {site.zone for site in self.sites}

@@ -112,9 +112,11 @@ class Gate(Model):
 
 
 class Replicas(Model):
-    """Bounds between which a pool may be scaled; it starts with ``min``."""
+    """Bounds between which a pool may be scaled; it starts with ``min``. 0: it is empty until the commitment clock starts a
+    replica, which takes a pool of the same model and zone that is never empty (``ClusterConfig``).
+    """
 
-    min: Count = 1
+    min: Annotated[int, Field(ge=0, strict=True)] = 1
     max: Count = 1
 
     @model_validator(mode="after")

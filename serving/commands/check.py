@@ -51,6 +51,13 @@ def run(path: Path, as_json: bool) -> int:
         else f"{offer_id}: no offer ({reason})"
         for offer_id, reason in priced.unpriced.items()
     ]
+    mode = config.policy.commitment.mode
+    if mode != "enforce":
+        notes += [
+            f"pool {pool.name}: stays empty, since policy.commitment.mode is {mode}, which starts no replica"
+            for pool in config.pools
+            if not pool.replicas.min
+        ]
     for tenant in config.tenants:
         notes += [
             f"tenant {tenant.name}: {key.env} is not set, so that key opens nothing"

@@ -1,4 +1,6 @@
-"""``policy.commitment.mode: enforce`` on a real Ray Serve: a replica comes beside the first, and one goes without a loss."""
+"""``policy.commitment.mode: enforce`` on a real Ray Serve: a replica comes beside the first, and one goes without a loss; a
+pool that is empty gets its first replica, which answers, and is empty again.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def directory() -> Iterator[str]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_what_is_burst_brings_up_a_second_replica_and_one_that_goes_finishes_what_it_has(directory: str) -> None:
+def test_replicas_come_and_go_without_a_loss_and_a_pool_may_begin_and_end_without_any(directory: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": directory}
     environment.pop("RAY_ADDRESS", None)
     output = Path(directory) / "output"
@@ -35,7 +37,7 @@ def test_what_is_burst_brings_up_a_second_replica_and_one_that_goes_finishes_wha
             command, cwd=ROOT, env=environment, stdout=handle, stderr=handle, start_new_session=True
         )
     try:
-        status = process.wait(200)
+        status = process.wait(300)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -43,7 +45,10 @@ def test_what_is_burst_brings_up_a_second_replica_and_one_that_goes_finishes_wha
     assert status == 0, said[-5000:]
     assert [line.removeprefix("step: ") for line in said.splitlines() if line.startswith("step: ")] == [
         "one replica answers",
+        "an empty pool has a gate",
         "a second replica answers",
+        "the empty pool has its first",
         "its gate gives nothing to one that is to go",
         "both have finished what they had",
+        "the empty pool is empty again",
     ]

@@ -152,6 +152,8 @@ def test_a_key_given_twice_in_one_mapping_is_refused(write: Any, text: str) -> N
         ("pools.0.curve.prefill_tokens_per_s", 0),
         ("pools.0.curve.seqs_max", 0),
         ("pools.0.replicas", {"min": 3, "max": 2}),
+        ("pools.0.replicas", {"min": -1, "max": 2}),
+        ("pools.0.replicas", {"min": 0, "max": 0}),
         ("pools.0.gate", {"waiting_max": -1}),
         ("pools.0.engine.kind", "telepathy"),
         ("pools.0.engine.urls", []),
@@ -220,6 +222,47 @@ def test_a_provider_may_not_claim_a_zone_of_our_own_sites(write: Any) -> None:
 def test_auto_cannot_be_redefined(write: Any) -> None:
     (problem,) = problems(write(site(aliases=[{"name": "auto", "models": ["small"]}])))
     assert problem.startswith("aliases[0].name: 'auto'")
+
+
+def rentable(**fields: Any) -> dict[str, Any]:
+    """A pool that may be empty, beside the small site's own."""
+    return pool("cloud-gpus", **({"engine": {"kind": "vllm", "path": "w"}, "replicas": {"min": 0, "max": 4}} | fields))
+
+
+@pytest.mark.parametrize("mode", ["enforce", "advisory"])
+def test_a_pool_may_be_empty_beside_one_of_its_model_and_zone_that_is_not(write: Any, mode: str) -> None:
+    document = bent("policy.commitment", {"mode": mode}, pools=[pool("own"), rentable(site="there")])
+    document["sites"].append(document["sites"][0] | {"name": "there"})
+    assert load(write(document)).pools[1].replicas.min == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode", "said"),
+    [
+        ({"engine": {"kind": "url", "urls": ["http://a.test"]}}, "enforce", "kind url is not ours to start and stop"),
+        (
+            {"engine": {"kind": "ray-serve-llm", "llm_config": {}, "upstream_model": "m"}},
+            "enforce",
+            "kind ray-serve-llm is not ours to start and stop",
+        ),
+        ({"model": "large"}, "enforce", "a pool of 'large' in the same zone with min 1 or more"),
+        ({"site": "elsewhere"}, "enforce", "a pool of 'small' in the same zone with min 1 or more"),
+        ({}, "off", "policy.commitment.mode is off"),
+    ],
+)
+def test_a_pool_that_nobody_would_ever_start_may_not_be_empty(
+    write: Any, fields: dict[str, Any], mode: str, said: str
+) -> None:
+    document = bent("policy.commitment", {"mode": mode}, pools=[pool("own"), rentable(**fields)], zones=["home", "b"])
+    document["sites"].append(document["sites"][0] | {"name": "elsewhere", "zone": "b"})
+    document |= {"providers": [], "labels": [], "tenants": [document["tenants"][0] | {"zones": ["home", "b"]}]}
+    (problem,) = problems(write(document))
+    assert problem.startswith("pools[1].replicas.min: 'cloud-gpus' cannot be empty: ") and said in problem
+
+
+def test_two_pools_that_may_be_empty_do_not_stand_for_each_other(write: Any) -> None:
+    pools = [rentable(), rentable() | {"name": "other"}]
+    assert len(problems(write(bent("policy.commitment", {"mode": "enforce"}, pools=pools)))) == 2
 
 
 def test_a_file_without_any_source_is_refused(write: Any) -> None:

@@ -248,7 +248,7 @@ LINES = st.builds(
         ),
         max_size=6,
     ),
-    least=st.integers(1, 3),
+    least=st.integers(0, 3),
     more=st.integers(1, 3),
 )
 def test_whatever_is_told_what_is_asked_for_stays_within_the_bounds(
@@ -258,7 +258,9 @@ def test_whatever_is_told_what_is_asked_for_stays_within_the_bounds(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controller_module, "now_s", clock)
         patch.setattr("serving.commitment.log.exception", pytest.fail)
-        town = town_of(clock, "enforce", rented(least=least, most=least + more), every_s=1.0)
+        town = town_of(
+            clock, "enforce", rented(least=least, most=least + more), rented("never-empty", most=1), every_s=1.0
+        )
         for seconds, there, lines, event in steps:
             if event == "restart":
                 town.restart()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from scheduler.core.capacity import BidCurve, Capacity, Level
 from scheduler.core.clearing import Observation, clear, grant
-from scheduler.core.market import Lease, Market
-from tests.support.markets import NOW_S, POLICY, api, offer
+from scheduler.core.dispatch import decide
+from scheduler.core.market import Lease, Load, Market, Request
+from tests.support.markets import NOW_S, POLICY, api, loads, offer, requests
 
 POOL = Capacity(replicas=2, slots=20, running=5, waiting=1, service_s_mean=3.0, as_of_s=NOW_S, kv_usage=0.4)
 OLD = Market(41, NOW_S - 1.0, (offer("gone"),), {"t": Lease(1.0, NOW_S + 5.0)})
@@ -51,6 +53,27 @@ def test_a_pool_that_was_never_heard_of_is_down_and_a_provider_needs_no_report()
 def test_a_pool_without_replicas_is_down() -> None:
     (seen,) = cleared(offer("pool"), pool=replace(POOL, replicas=0)).offers
     assert not seen.healthy
+
+
+@given(requests(), loads(["own/small", "cloud/small"]), st.floats(0.0, 1e4), st.booleans())
+def test_an_empty_pool_is_not_chosen_and_changes_nothing_for_the_others(
+    asked: Request, load: Load, wait_s: float, is_gated: bool
+) -> None:
+    curve = BidCurve((0.0, 10.0), (1.0, 0.0))
+    own = replace(POOL, gated=is_gated, levels=(Level(5.0, wait_s, curve),))
+    empty = Capacity(0, 0, 0, 0, 3.0, NOW_S, gated=is_gated)
+    offers = (offer("own/small"), api("a", 0.1))
+    alone = clear(OLD, Observation(NOW_S, offers, {"own/small": own}), POLICY)
+    beside = clear(
+        OLD, Observation(NOW_S, (offer("cloud/small"), *offers), {"own/small": own, "cloud/small": empty}), POLICY
+    )
+    decided, expected = (decide(asked, market, load, POLICY, NOW_S) for market in (beside, alone))
+    assert decided.merit_order == expected.merit_order
+    assert {r for r in decided.rejected if r.offer_id != "cloud/small"} == set(expected.rejected)
+    assert all(math.isfinite(quote.usd) for quote in decided.merit_order)
+    full = replace(empty, replicas=1, slots=10, levels=own.levels)
+    filled = clear(beside, Observation(NOW_S, (offer("cloud/small"),), {"cloud/small": full}), POLICY)
+    assert filled.offers[0].healthy
 
 
 def test_a_pools_state_becomes_its_offers_capacity() -> None:

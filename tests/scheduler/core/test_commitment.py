@@ -115,6 +115,18 @@ def test_requests_that_nobody_else_may_serve_are_worth_what_was_said_and_not_eve
     assert (only.work_s, only.usd) == ((0.0, 1.0, 3.0), (0.0, 0.5, 0.7))
 
 
+def test_an_empty_pool_gets_its_first_replicas_when_bursts_have_paid_for_them_and_ends_empty() -> None:
+    own, cloud = fleet("own", held_usd_per_hour=0.1, replicas_max=1), fleet("cloud", 0, replicas_min=0, replicas_max=3)
+    loop = Loop({"own": own, "cloud": cloud})
+    idle(loop, [10 * H] * 3, 30)
+    assert [(at_s - NOW_S, action.pool, action.change) for at_s, action in loop.done] == [(120.0, "cloud", 1)] * 2
+    assert loop.done[0][1].usd == pytest.approx(120.0 * 10 * H)
+    idle(loop, [10 * H], 30)
+    assert {name: pool.count for name, pool in loop.pools.items()} == {"own": 1, "cloud": 0}
+    idle(loop, [10 * H] * 2, 30)  # and once more
+    assert loop.pools["cloud"].count == 1
+
+
 # --- down -------------------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +200,7 @@ def test_one_group_at_a_time_gets_smaller_and_the_next_is_judged_anew() -> None:
 
 POOLS = st.lists(
     st.tuples(
-        st.integers(1, 3),
+        st.integers(0, 3),
         st.integers(0, 5),
         st.integers(0, 9),
         st.sampled_from([0.0, 0.4, 1.2, 8.0]),

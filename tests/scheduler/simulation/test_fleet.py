@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scheduler.core.admission import NOBODY
 from scheduler.core.fleet import CommitmentPolicy
 from scheduler.simulation.attempts import Journey
 from scheduler.simulation.clocks import CommitmentClock, HpaClock
@@ -19,6 +20,7 @@ from tests.support.small_worlds import Played, WatchedWorld, apis, config, own, 
 # About two requests of 500 and 100 tokens a second; an API asks 0.0027 USD for each, some 20 USD an hour.
 SLOW = {"prefill_tokens_per_s": 2_000, "itl_base_s": 0.03, "itl_per_seq_s": 0.002, "seqs_max": 16, "ttft_base_s": 0.05}
 RENT = {"gpu": "g", "usd_per_hour": 3.0, "idle_watts": 100.0}
+OWNED = {"gpu": "g", "purchase_price_usd": 1_000, "amortization_years": 4, "idle_watts": 100.0}
 USD_PER_HOUR = 3.0 + 0.1 * 1.2 * 0.3  # rent and idle power at the site's tariff and PUE
 
 
@@ -168,6 +170,35 @@ def test_a_peak_is_met_by_renting_and_ends_with_giving_back_and_costs_less_than_
     assert usd < bill(run(of, large), large)
     assert scaled.tally.slo_attainment > 0.99
     assert all(row["applied"] and row["reason"] for row in clock.log.rows())
+
+
+def test_a_rented_pool_is_empty_but_for_the_peak_and_cheaper_than_none_and_than_a_full_one() -> None:
+    owned = rented("own", most=1) | {"rental": None, "hardware": OWNED}
+    of, seen = site_with(owned, rented("cloud", least=0, most=4), trace=PEAK), list[tuple[float, int, int]]()
+
+    def look(world: Any, now_s: float) -> None:
+        gate = world.pools["cloud"].gate
+        (cloud,) = (offer for offer in world.controller.market.offers if offer.id == "cloud/small")
+        seen.append((now_s - EPOCH_S, gate.healthy, len(world.pools["cloud"].engines)))
+        assert cloud.healthy is bool(cloud.capacity.replicas)
+        world.at(now_s + 10.0, look, world)
+
+    fleet = Fleet(of.site)
+    clock = CommitmentClock(fleet, POLICY)
+    scaled = run(of, fleet, clock, ((2.0, look),))
+    counts = {round(at_s, -1): engines for at_s, _, engines in seen}
+    assert (counts[390.0], counts[3090.0]) == (0, 0)
+    assert max(healthy for _, healthy, _ in seen) >= 2
+    assert {row["pool"] for row in clock.log.rows()} == {"cloud"}
+    # Nobody is sent where nothing is, but for the first second, in which the world has all replicas that it may have.
+    bounces = [(o, j) for j in scaled.journeys.values() for o in j.outcomes if o.error == NOBODY]
+    assert all(outcome.started_s < EPOCH_S + 2.0 for outcome, _ in bounces)
+    assert (scaled.tally.served, scaled.tally.failures) == (scaled.tally.requests, 0)
+    assert scaled.tally.slo_attainment > 0.99
+    usd = bill(scaled, fleet)
+    for fixed in (0, 4):
+        other = Fleet(of.site, replicas={"cloud": fixed})
+        assert usd < bill(run(of, other), other)
 
 
 def test_advice_is_kept_and_not_followed() -> None:
