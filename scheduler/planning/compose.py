@@ -35,7 +35,7 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
         owned_costs=found.owned_costs,
         load_duration=outlook.load_durations(model, choice),
         screening=outlook.screenings(model),
-        weeks=outlook.weeks(model, choice),
+        weeks=outlook.weeks(model, choice, found.asked.begins_s),
         merit_order=meaning.merit_order(found, model, choice),
         sensitivity=found.sensitivity,
         npv=meaning.present_value(model, choice) if whole else None,

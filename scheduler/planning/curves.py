@@ -46,7 +46,8 @@ class Screening(msgspec.Struct, frozen=True):
 
 
 class Week(msgspec.Struct, frozen=True):
-    """By hour of the week (168, hour 0 is where the trace begins): replicas wanted of a pool, and where load goes.
+    """By hour of the week (168): replicas wanted of a pool, and where load goes. ``from_monday``: hour 0 is Monday 00:00 UTC;
+    else it is where the trace begins, of which the calendar is not known.
 
     ``load`` is all load in replicas, ``base`` what owned and reserved replicas carry, ``rented`` what rented ones do, ``api``
     what is bought, in replica-equivalents; ``replicas`` is how many should run. ``days_seen``: days of trace behind it.
@@ -59,6 +60,7 @@ class Week(msgspec.Struct, frozen=True):
     api: tuple[float, ...]
     replicas: tuple[int, ...]
     days_seen: float
+    from_monday: bool = False
 
 
 class OwnedCost(msgspec.Struct, frozen=True):

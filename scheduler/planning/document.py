@@ -97,7 +97,7 @@ class PoolPlan(msgspec.Struct, frozen=True):
 
 
 class Sizing(msgspec.Struct, frozen=True):
-    """Another way to size, on the same hours: ``plan``, ``mean``, ``p95``, ``peak``, ``none``, ``now``."""
+    """Another way to size, on the same hours: ``plan``, ``mean``, ``p95``, ``peak``, ``newsvendor``, ``none``, ``now``."""
 
     name: str
     gpus: float
@@ -158,7 +158,8 @@ class Assumption(msgspec.Struct, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What the gateway should see while the plan fits, as the trace is; ``baseload status`` holds the ledger against it."""
+    """What the gateway should see while the plan fits, as the trace is; ``baseload status`` holds the ledger against it.
+    ``requests_by_hour_of_week``: 168, the first from Monday 00:00 UTC; none where the trace does not tell them all."""
 
     usd_per_hour: float
     usd_api_per_hour: float
@@ -169,6 +170,7 @@ class Expected(msgspec.Struct, frozen=True):
     input_tokens_mean: float
     output_tokens_mean: float
     api_usd_per_mtok: float
+    requests_by_hour_of_week: tuple[float, ...] = ()
 
 
 class TraceFacts(msgspec.Struct, frozen=True):

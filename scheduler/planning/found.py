@@ -27,7 +27,10 @@ class Say(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is planned for: ``window`` of ``scenario``, the trace with its copies and the original profiles."""
+    """What is planned for: ``window`` of ``scenario``, the trace with its copies and the original profiles.
+
+    ``begins_s``: Unix seconds at which second 0 of the trace was; None: not known.
+    """
 
     config: ClusterConfig
     scenario: Scenario
@@ -35,6 +38,7 @@ class Asked:
     seed: int = 0
     played_requests: int = PLAYED_REQUESTS
     exact_requests: int = EXACT_REQUESTS
+    begins_s: float | None = None
 
 
 @dataclass(slots=True)

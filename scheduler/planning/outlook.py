@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from msgspec import structs
 
 from scheduler.planning import document, recourse
 from scheduler.planning.model import Choice, Model
 from scheduler.planning.scenarios import expected
 from scheduler.planning.screening import crossings, lines, load_duration
+from scheduler.planning.seen import hour_of_week
 from scheduler.planning.surface import Surface
 from scheduler.planning.units import Unit
 
@@ -42,13 +44,11 @@ def screenings(model: Model) -> tuple[document.Screening, ...]:
     found = []
     for unit in model.units:
         money = model.money(unit)
-        worked_s = float(unit.work_s.sum(dtype=float))
-        may = np.isfinite(unit.elsewhere_usd)
-        api_usd = float(unit.elsewhere_usd[may].sum(dtype=float)) / max(1e-9, float(unit.work_s[may].sum(dtype=float)))
-        energy_usd = float(unit.energy_usd.sum(dtype=float)) / max(1e-9, worked_s)
         own, held = (np.inf if usd is None else usd for usd in (money.owned_usd_per_hour, money.reserved_usd_per_hour))
         hour_s = _HOUR_S * money.usable
-        drawn = lines(own, held, money.rent_usd_per_hour(), api_usd * hour_s, energy_usd * hour_s)
+        drawn = lines(
+            own, held, money.rent_usd_per_hour(), unit.api_usd_per_work_s * hour_s, unit.energy_usd_per_work_s * hour_s
+        )
         # What the API asks where it is cheaper than everything ends the picture.
         found.append(
             document.Screening(
@@ -63,10 +63,17 @@ def screenings(model: Model) -> tuple[document.Screening, ...]:
     return tuple(found)
 
 
-def weeks(model: Model, choice: Choice) -> tuple[document.Week, ...]:
-    """By hour of the week; hours that the trace has not seen are those of the same hour of other days."""
+def weeks(model: Model, choice: Choice, begins_s: float | None = None) -> tuple[document.Week, ...]:
+    """By hour of the week; hours that the trace has not seen are those of the same hour of other days.
+
+    Weeks begin on Monday 00:00 UTC where ``begins_s`` is known (Unix seconds of second 0 of the trace), else with the trace.
+    """
+    middles_s = 0.5 * (model.edges_s[1:] + model.edges_s[:-1])
+    since_s = middles_s % (7 * _DAY_S)
+    hour = (since_s // _HOUR_S).astype(int) if begins_s is None else hour_of_week(begins_s + middles_s)
     return tuple(
-        _week(model, unit, surface, owned, reserved) for unit, surface, owned, reserved in _rows(model, choice)
+        structs.replace(_week(model, unit, surface, owned, reserved, hour), from_monday=begins_s is not None)
+        for unit, surface, owned, reserved in _rows(model, choice)
     )
 
 
@@ -80,11 +87,11 @@ def _rented(model: Model, unit: Unit, surface: Surface, owned: int, reserved: in
     return recourse.parts(surface, model.money(unit), [as_is], owned, reserved).rented
 
 
-def _week(model: Model, unit: Unit, surface: Surface, owned: int, reserved: int) -> document.Week:
-    middles_s = 0.5 * (model.edges_s[1:] + model.edges_s[:-1])
-    hour = (middles_s % (7 * _DAY_S) // _HOUR_S).astype(int)
+def _week(model: Model, unit: Unit, surface: Surface, owned: int, reserved: int, hour: np.ndarray) -> document.Week:
     money = model.money(unit)
-    extra = _rented(model, unit, surface, owned, reserved) if money.rented_usd_per_hour is not None else 0.0 * middles_s
+    extra = np.zeros(len(hour))
+    if money.rented_usd_per_hour is not None:
+        extra = _rented(model, unit, surface, owned, reserved)
     had = (owned * money.owned_availability + reserved) * money.usable
     load = surface.load
     base = np.minimum(load, had)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pricing import board, onprem, spot
 from pricing.board import Board
 from scheduler.config import ClusterConfig
-from scheduler.config.planning import Candidate, CloudOffer
+from scheduler.config.planning import Beside, Candidate, CloudOffer
 from scheduler.config.prices import Hardware, Rental
 from scheduler.config.supply import Pool
 from scheduler.core.supply import ServiceCurve
@@ -54,17 +54,58 @@ class Technology:
     replicas_max: int
 
 
-def expanded(config: ClusterConfig) -> ClusterConfig:
-    """``config`` with each candidate as a pool beside the one whose model it serves, one replica of each."""
-    pools = [
-        pool.model_copy(update={"replicas": pool.replicas.model_copy(update={"min": 1, "max": 1})})
-        for pool in config.pools
+def companions(config: ClusterConfig) -> dict[str, str]:
+    """Pools of what is reserved or rented beside another one, by name, with the one whose technology they are.
+
+    They are found by the names that ``planning.cloud`` gives them, and have the same model, site and curve. Raises PlanError
+    where a plan may need such a name and something else has it.
+    """
+    pools, spec = {pool.name: pool for pool in config.pools}, config.planning
+    others = {candidate.name for candidate in spec.candidates} | {offer.pool for offer in spec.cloud}
+    asked: list[tuple[Pool | None, str, Beside]] = [
+        (pools[offer.pool], offer.pool, offer.beside) for offer in spec.cloud
     ]
+    asked += [(None, candidate.name, candidate.beside) for candidate in spec.candidates]
+    found: dict[str, str] = {}
+    for of, owner, beside in asked:
+        for what, name in beside._asdict().items():
+            there = pools.get(name)
+            is_other = there is not None and (of is None or not _is_alike(there, of))
+            if is_other or name in others or name in found:
+                raise PlanError(
+                    f"what may be {what} of {owner} needs a pool {name}, and that name belongs to something else (or its "
+                    "model, site or curve differs); give it another one in planning (cloud_pool, reserved_pool)"
+                )
+            if there is not None:
+                found[name] = owner
+    return found
+
+
+def _is_alike(pool: Pool, other: Pool) -> bool:
+    return (pool.model, pool.site, pool.curve) == (other.model, other.site, other.curve)
+
+
+def expanded(config: ClusterConfig) -> ClusterConfig:
+    """``config`` with each candidate as a pool beside the one whose model it serves, one replica of each.
+
+    Pools that hold what another one's technology has reserved or rented are left out: a technology is there once.
+    """
+    beside = companions(config)
+    offers = {offer.pool: offer for offer in config.planning.cloud}
+    pools = [_alone(pool, offers.get(pool.name)) for pool in config.pools if pool.name not in beside]
     by_name = {pool.name: pool for pool in pools}
     pools += [_as_pool(candidate, by_name[candidate.pool]) for candidate in config.planning.candidates]
     made = config.model_copy(update={"pools": tuple(pools)})
     made._dir = config.directory
     return made
+
+
+def _alone(pool: Pool, offer: CloudOffer | None) -> Pool:
+    """One replica, owned where that is to be had: also while all that are there are reserved or rented."""
+    changes: dict[str, object] = {"replicas": pool.replicas.model_copy(update={"min": 1, "max": 1})}
+    if pool.hardware is None and offer is not None and offer.hardware is not None:
+        changes |= {"hardware": offer.hardware, "rental": None}
+    return pool.model_copy(update=changes)
 
 
 def _as_pool(candidate: Candidate, of: Pool) -> Pool:
@@ -89,25 +130,34 @@ def technologies_of(config: ClusterConfig, now_s: float) -> tuple[Technology, ..
     """Every technology of ``config``, priced as of ``now_s``. Raises PlanError naming each that has no price."""
     whole = expanded(config)
     priced = board.price(whole, now_s)
+    beside = companions(config)
+    here = {pool.name: pool for pool in config.pools}
     more: dict[str, Candidate | CloudOffer] = {offer.pool: offer for offer in config.planning.cloud}
     more |= {candidate.name: candidate for candidate in config.planning.candidates}
     problems, found = [], []
     for pool in whole.pools:
         candidate = more.get(pool.name)
-        # The pool of a candidate that can only be reserved has that price as its rent: it is none by the hour.
-        given = candidate.rental if candidate is not None else None
-        rental = given if isinstance(candidate, Candidate) else given or pool.rental
+        rental = _by_the_hour(here.get(pool.name), candidate)
         reason = _unpriced(pool, rental, candidate, priced)
         if reason:
             problems.append(f"{pool.name}: {reason}")
         else:
-            now = next((p.replicas.max for p in config.pools if p.name == pool.name), 0)
+            now = sum(p.replicas.max for p in config.pools if beside.get(p.name, p.name) == pool.name)
             found.append(_technology(whole, pool, candidate, rental, priced, now))
     if problems:
         raise PlanError("no plan without prices: " + "; ".join(problems))
     if not found:
         raise PlanError("there is no pool and so nothing to plan: declare at least one under pools")
     return tuple(found)
+
+
+def _by_the_hour(pool: Pool | None, more: Candidate | CloudOffer | None) -> Rental | None:
+    """What it costs to rent. The price of something reserved is none by the hour."""
+    if more is not None and more.rental is not None:
+        return more.rental
+    if pool is None or (isinstance(more, CloudOffer) and more.holds_reserved):
+        return None
+    return pool.rental
 
 
 def _unpriced(pool: Pool, rental: Rental | None, candidate: Candidate | CloudOffer | None, priced: Board) -> str:

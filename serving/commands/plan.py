@@ -57,6 +57,7 @@ def plan(
     ] = None,
     from_: Annotated[str, typer.Option("--from", help="Plan on the trace from there on.", metavar="TIME")] = "",
     until: Annotated[str, typer.Option(help="Plan on the trace up to there, such as 4d.", metavar="TIME")] = "",
+    begins: Annotated[str, typer.Option(help="When the trace began: 2026-11-16T00:00Z.", metavar="TIME")] = "",
     what_if: Annotated[
         list[str] | None,
         typer.Option(help="Another assumption, such as api_price=-30%/yr or h100=24; may be repeated."),
@@ -83,7 +84,7 @@ def plan(
     """
     options = Options(
         config, trace, out, mix, growth, horizon, load_factor, from_, until, tuple(what_if or ()), scenarios, seed, sort,
-        as_json, tuple(workload or ()),
+        as_json, tuple(workload or ()), begins,
     )  # fmt: skip
     raise typer.Exit(run(options))
 

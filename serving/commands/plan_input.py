@@ -37,6 +37,7 @@ class Options(NamedTuple):
     sort: bool = False
     as_json: bool = False
     workloads: tuple[str, ...] = ()
+    begins: str = ""
 
 
 class InputError(ValueError):
@@ -73,8 +74,22 @@ def seconds(text: str, option: str, span_s: float) -> float:
     return min(value, span_s)
 
 
+def instant_s(text: str, option: str) -> float:
+    """Unix seconds of a date and time, UTC where it names no offset. Raises InputError."""
+    from scheduler.simulation.trace_formats.instants import unix_s
+
+    try:
+        return unix_s(text)
+    except ValueError as error:
+        reason = "" if "isoformat" in str(error) else f" ({error})"
+        raise InputError(f"{option}: {text!r} is no date and time such as 2026-11-16T00:00Z{reason}") from None
+
+
 class _Read(NamedTuple):
-    """A trace of whatever kind, whose its requests are, and how many each of them stands for."""
+    """A trace of whatever kind, whose its requests are, and how many each of them stands for.
+
+    ``begins_s``: Unix seconds of its first request; None: not known.
+    """
 
     trace: Trace
     profiles: tuple[Profile, ...]
@@ -82,6 +97,7 @@ class _Read(NamedTuple):
     stands_for: float
     kind: Literal["requests", "rates", "ledger"]
     notes: tuple[str, ...]
+    begins_s: float | None
 
 
 def check_out(options: Options) -> None:
@@ -145,11 +161,14 @@ def asked(options: Options, check: Callable[[], None]) -> Iterator[tuple[Asked, 
             if not from_s < until_s:
                 raise InputError(f"--from {options.from_}, --until {options.until}: nothing lies between them")
             part = cut(trace, from_s, until_s) if options.from_ or options.until else trace
+            begins_s = of.begins_s
+            if begins_s is not None:  # the clock of a part begins with its own first request
+                begins_s += float(trace.arrival_s[trace.arrival_s.searchsorted(from_s)])
             factor, policy = options.load_factor or 1.0, core_policy(config)
             made = scenario_of(config, of.profiles, of.assign_by, part, factor, policy, options.seed)
             copies = made.copies if options.load_factor is not None else of.stands_for
             made = replace(made, copies=copies, shift_s_max=shift_s_max(part.span_s))
-            given = Asked(config, made, Window(0.0, part.span_s), options.seed)
+            given = Asked(config, made, Window(0.0, part.span_s), options.seed, begins_s=begins_s)
             yield given, _facts(given, of), list(of.notes), bar
 
 
@@ -158,6 +177,7 @@ def _read(options: Options, config: ClusterConfig) -> _Read:
     from scheduler.planning import rates
     from scheduler.simulation.mix import default_mix, load_mix, resolve
     from scheduler.simulation.trace_formats.csv_file import first_line
+    from scheduler.simulation.trace_formats.instants import first_row_s
     from scheduler.simulation.traces import open_trace
 
     if options.trace == "ledger" or "://" in options.trace:
@@ -165,20 +185,25 @@ def _read(options: Options, config: ClusterConfig) -> _Read:
 
         if options.mix is not None:
             raise InputError("--mix: a ledger knows whose its requests are")
+        if options.begins:
+            raise InputError("--begins: a ledger knows when its requests came")
         url = None if options.trace == "ledger" else options.trace
         found = ledger.read(url, 0.0, math.inf, config)
-        return _Read(found.trace, found.profiles, "given", 1.0, "ledger", found.notes)
+        return _Read(found.trace, found.profiles, "given", 1.0, "ledger", found.notes, found.begins_s)
+    begins_s = instant_s(options.begins, "--begins") if options.begins else None
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles, path, notes = resolve(mix, config), Path(options.trace), list[str]()
     if options.mix is None:
         notes.append("no --mix: every tenant has as many requests, with its first service class and any model")
     if rates.is_rates(first_line(path)):
         trace, stands_for, said = rates.drawn(rates.read(path), mix, options.seed)
-        return _Read(trace, profiles, "given", stands_for, "rates", (*notes, *said))
+        return _Read(trace, profiles, "given", stands_for, "rates", (*notes, *said), begins_s)
     trace = open_trace(path, sort=options.sort)
     if trace.dropped:
         notes.append(f"{trace.dropped:,} rows of the trace are failures of its source and were left out")
-    return _Read(trace, profiles, mix.assign_by, 1.0, "requests", tuple(notes))
+    if begins_s is None and not options.sort:
+        begins_s = first_row_s(path)
+    return _Read(trace, profiles, mix.assign_by, 1.0, "requests", tuple(notes), begins_s)
 
 
 def _with_options(config: ClusterConfig, options: Options) -> ClusterConfig:

@@ -55,12 +55,14 @@ _COLUMNS = (
 class LedgerTrace(NamedTuple):
     """``trace`` owns temporary files: close it. The client of a request is the number of its profile (``assign_by="given"``).
 
-    ``notes``: what was assumed and what was left out, each without a full stop.
+    ``begins_s``: Unix seconds of its first request, which is second 0 of its clock. ``notes``: what was assumed and what was
+    left out, each without a full stop.
     """
 
     trace: Trace
     profiles: tuple[Profile, ...]
     notes: tuple[str, ...]
+    begins_s: float
 
 
 def read(
@@ -115,7 +117,7 @@ def read(
     if holds_until_s < math.inf:
         text = f"prices by the hour take {_utc(reader.first_s)} UTC, where the trace begins, for a Thursday, 00:00"
         notes = (*notes, text)
-    return LedgerTrace(trace, reader.kinds.profiles(), notes)
+    return LedgerTrace(trace, reader.kinds.profiles(), notes, float(reader.first_s))
 
 
 def _check(name: str, reader: _Reader, notes: Sequence[str]) -> None:

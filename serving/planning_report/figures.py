@@ -91,7 +91,10 @@ def _mark_name(same: Sequence[str]) -> str:
     return ", ".join("this plan" if name == "plan" else short(name, 12) for name in same)
 
 
-_FLAGS = {**SIZINGS, "mean": "for the mean", "p95": "for the 95th perc.", "peak": "for the peak", "now": "as now"}
+_FLAGS = {
+    **SIZINGS, "mean": "for the mean", "p95": "for the 95th perc.", "peak": "for the peak", "newsvendor": "newsvendor",
+    "now": "as now",
+}  # fmt: skip
 
 
 def load(plan: Plan) -> Figure:

@@ -23,6 +23,7 @@ _COMPARED = {
     "mean": "sized for the mean",
     "p95": "for the 95th percentile",
     "peak": "for the peak",
+    "newsvendor": "by the newsvendor's formula",
     "now": "as it is now",
 }
 # Of all that the plan costs: what differs by less is the same.

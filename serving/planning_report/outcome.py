@@ -15,6 +15,7 @@ SIZINGS = {
     "mean": "sized for the mean",
     "p95": "sized for the 95th percentile",
     "peak": "sized for the peak",
+    "newsvendor": "sized by the newsvendor's formula",
     "none": "own nothing",
     "now": "as it is now",
 }

@@ -14,6 +14,7 @@ from serving.report.words import age, count, number, percent, short
 
 _POOLS_MAX = 3
 _DAY_S = 86_400.0
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _NEGLIGIBLE = 0.0005
 # A load whose least hour has so much of its busiest is level.
 _LEVEL = 0.98
@@ -76,10 +77,18 @@ def of_week(week: Week) -> str:
         told += f"; its load is level, with work for {number(whole / len(week.load))} of them"
     else:
         place = week.load.index(most)
-        told += f"; it is busiest in hour {place % 24} of day {place // 24 + 1}, with work for {number(most)} of them"
+        hour, day = place % 24, day_of(week, place)
+        when = f"from {hour:02}:00 UTC on {day}s" if week.from_monday else f"in hour {hour} of {day}"
+        told += f"; it is busiest {when}, with work for {number(most)} of them"
     if api > _NEGLIGIBLE * whole:
         told += f", and APIs take {percent(api / whole)} of its work"
     return f"{told}.{_seen(week)}"
+
+
+def day_of(week: Week, place: int) -> str:
+    """The day of an hour of the week: its name where the calendar is known, else its number from the trace's beginning."""
+    day = place // 24
+    return _DAYS[day % 7] if week.from_monday else f"day {day + 1}"
 
 
 def _seen(week: Week) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch, Rectangle
 
 from scheduler.planning.document import Week
+from serving.planning_report.supply_findings import day_of
 from serving.report.drawing import HATCHES, legend_above
 
 _HOURS, _DAYS = 24, 7
@@ -30,7 +31,8 @@ def rows_of(week: Week) -> list[tuple[str, int]]:
     days = {_day(week, start) for start in starts}
     if len(days) == 1 and len(starts) > 1:
         return [("every day", 0)]
-    return [(f"day {start // _HOURS + 1}", start) for start in starts]
+    names = [day_of(week, start) for start in starts]
+    return [(name[:3] if week.from_monday else name, start) for name, start in zip(names, starts, strict=True)]
 
 
 def _day(week: Week, start: int) -> tuple[object, ...]:
@@ -66,7 +68,7 @@ def draw_week(canvas: Canvas, week: Week) -> None:
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_xlabel("hour of the day, counted from the beginning of the trace")
+    axes.set_xlabel("hour of the day, " + ("UTC" if week.from_monday else "counted from the beginning of the trace"))
     legend_above(
         canvas,
         [

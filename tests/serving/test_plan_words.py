@@ -222,6 +222,14 @@ def test_days_that_are_alike_share_a_line() -> None:
     assert [name for name, _ in week.rows_of(found)] == [f"day {i}" for i in range(1, 8)]
     alike = {name: getattr(found, name)[:24] * 7 for name in ("load", "base", "rented", "api", "replicas")}
     assert week.rows_of(replace(found, **alike)) == [("every day", 0)]
+    known = week.rows_of(replace(found, from_monday=True))
+    assert [name for name, _ in known] == ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+
+
+def test_days_have_their_names_where_the_calendar_is_known() -> None:
+    found = replace(plans.week_of(plans.CODE), from_monday=True)
+    told = supply_findings.of_week(replace(found, load=(*found.load[:32], 9.0, *found.load[33:])))
+    assert "; it is busiest from 08:00 UTC on Tuesdays, with work for 9.00 of them" in told
 
 
 def test_the_merit_order_begins_with_the_cheapest_next_token() -> None:

@@ -6,71 +6,19 @@ import difflib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from scheduler.config import ClusterConfig, load
-from scheduler.planning.document import Costs, Expected, Plan, PoolPlan, Spread, TraceFacts
+from scheduler.config import load
 from scheduler.planning.policy import notes, written
 from scheduler.planning.technologies import PlanError, technologies_of
 from scheduler.simulation.site import site_of
-from tests.support.sites import pool, provider, site
+from tests.scheduler.planning.written_plans import AT, EXPECTED, TEXT, config_of, entry, plan
+from tests.support.sites import site
 
-ROOT = Path(__file__).resolve().parents[3]
 BASELOAD = Path(sys.executable).with_name("baseload")
-AT = "2026-11-22T08:00:00Z"
-CURVE = "{prefill_tokens_per_s: 16000, itl_base_s: 0.0143, itl_per_seq_s: 0.0001, seqs_max: 256}"
-ENERGY = "{joules_per_input_token: 0.06, joules_per_output_token: 0.1, label: modelled}"
-CANDIDATES = f"""
-planning:
-  horizon_years: 3.0
-  candidates:
-    # a newer one
-    - name: llama-8b-h200
-      pool: llama-8b
-      gpus_per_replica: 2
-      curve: {CURVE}
-      energy: {ENERGY}
-      hardware: {{gpu: 2xH200, gpu_count: 2, purchase_price_usd: 75000, amortization_years: 5}}
-      rental: {{gpu: 2xH200, gpu_count: 2, usd_per_hour: 7.0}}
-      reserved_usd_per_hour: 5.0
-      engine_args: {{tensor_parallel_size: 2}}
-    - name: llama-8b-l40s # cheap
-      pool: llama-8b
-      gpus_per_replica: 1
-      curve: {CURVE}
-      energy: {ENERGY}
-      rental: {{gpu: L40S, usd_per_hour: 0.9}}
-"""
-TEXT = (ROOT / "examples" / "h100-site.yaml").read_text(encoding="utf-8") + CANDIDATES
-EXPECTED = Expected(33.3333333, 12.0, 1.25, 3600.0, 0.12, 0.995, 1000.0, 200.0, 2.5)
-
-
-def config_of(text: str) -> ClusterConfig:
-    return ClusterConfig.model_validate(yaml.safe_load(text))
-
-
-def entry(name: str, owned: int = 0, reserved: int = 0, rented: int = 0) -> PoolPlan:
-    return PoolPlan(name, "p", "m", "gpu", 1.0, owned, reserved, rented, 0, 1.0, 1.0, 1.0, 0.1, 0.5, 0.3, 1000.0)
-
-
-def plan(*pools: PoolPlan, **fields: Any) -> Plan:
-    trace = TraceFacts("t.csv", "requests", 100, 7 * 86_400.0, 1.0, 0, 1000.0, 200.0, 1.0, 3.0)
-    rest: dict[str, Any] = {"made_at": AT, "partial": False, "warnings": (), "trace": trace, "expected": EXPECTED}
-    rest |= {"horizon_years": 3.0, "costs": Costs(1, 1, 1, 1, 1), "usd_per_hour": Spread(5, 4, 5, 6, 7)}
-    return Plan(pools=pools, all_api_usd_per_hour=50.0, **{**rest, **fields})
-
-
-def test_a_pool_has_what_stays_at_least_and_what_is_rented_on_top() -> None:
-    config = config_of(TEXT)
-    made = plan(entry("llama-8b", owned=5), entry("llama-8b-h200", 2, 1, 3))
-    pools = {p.name: p for p in config_of(written(TEXT, config, made)).pools}
-    assert (pools["llama-8b"].replicas.min, pools["llama-8b"].replicas.max) == (5, 5)
-    assert (pools["llama-8b-h200"].replicas.min, pools["llama-8b-h200"].replicas.max) == (3, 6)
 
 
 def test_a_chosen_candidate_is_the_pool_that_it_was_planned_as() -> None:
@@ -95,17 +43,6 @@ def test_a_chosen_candidate_is_the_pool_that_it_was_planned_as() -> None:
     planned = {t.name: t for t in technologies_of(after, 0.0)}["llama-8b-h200"]
     assert planned.owned_usd_per_hour == before.owned_usd_per_hour
     assert (planned.curve, planned.gpus_per_replica) == (before.curve, before.gpus_per_replica)
-
-
-def test_what_is_rented_or_reserved_is_priced_by_its_rent() -> None:
-    config = config_of(TEXT)
-    rented = config_of(written(TEXT, config, plan(entry("llama-8b", 4), entry("llama-8b-h200", 1, 0, 2)))).pools[1]
-    assert rented.rental == config.planning.candidates[0].rental
-    assert rented.hardware is None
-    reserved = config_of(written(TEXT, config, plan(entry("llama-8b", 4), entry("llama-8b-h200", 0, 2)))).pools[1]
-    assert reserved.rental is not None
-    assert reserved.rental.usd_per_hour == 5.0
-    assert reserved.rental.gpu_count == 2.0
 
 
 def test_a_pool_that_goes_stays_open_as_a_candidate_of_its_heir() -> None:
@@ -139,6 +76,19 @@ def test_what_the_plan_expects_is_in_the_file_and_tolerances_that_were_set_stay(
     again = config_of(written(narrow, config_of(narrow), plan(entry("llama-8b", 4), made_at="later"))).policy.expected
     assert again is not None
     assert (again.plan_made_at, again.tolerances.load) == ("later", 0.3)
+
+
+def test_what_each_hour_of_the_week_brings_is_in_the_file_where_the_plan_knows_it() -> None:
+    of_week = tuple(100.0 + hour / 3.0 for hour in range(168))
+    known = msgspec.structs.replace(EXPECTED, requests_by_hour_of_week=of_week)
+    once = written(TEXT, config_of(TEXT), plan(entry("llama-8b", 4), expected=known))
+    expected = config_of(once).policy.expected
+    assert expected is not None
+    assert expected.requests_by_hour_of_week == pytest.approx(of_week, rel=1e-3)
+    assert len(once.splitlines()) - len(TEXT.splitlines()) < 30
+    again = config_of(written(once, config_of(once), plan(entry("llama-8b", 4)))).policy.expected
+    assert again is not None
+    assert again.requests_by_hour_of_week == ()
 
 
 def test_what_an_earlier_plan_expected_is_gone_where_this_one_expects_nothing() -> None:
@@ -188,10 +138,8 @@ def test_a_price_that_the_file_does_not_give_is_refused() -> None:
 
 
 def test_notes_say_what_is_left_to_do() -> None:
-    told = " ".join(notes(config_of(TEXT), plan(entry("llama-8b-h200", 1, 0, 2), entry("llama-8b-l40s", rented=2))))
-    assert "llama-8b-h200: some replicas are rented" in told
-    assert "llama-8b-l40s: a pool is never empty" in told
-    assert "policy.commitment.mode: enforce" in told
+    told = " ".join(notes(config_of(TEXT), plan(entry("llama-8b-h200", 1, 1, 2), entry("llama-8b-l40s", rented=2))))
+    assert told == "llama-8b-l40s: nothing of it is owned or reserved, so that one rented replica stays all the time"
     assert notes(config_of(TEXT), plan(entry("llama-8b", 4))) == ()
     urls = config_of(yaml.safe_dump(site()))
     assert "3 servers are planned, engine.urls names 1" in notes(urls, plan(entry("own", 3)))[0]
@@ -199,60 +147,14 @@ def test_notes_say_what_is_left_to_do() -> None:
     assert not any(note.endswith(".") for note in (*notes(urls, plan(entry("own", 3), expected=None)), told))
 
 
-def test_notes_say_of_a_pool_with_hardware_that_it_gets_no_rental() -> None:
-    text = (
-        TEXT + "  cloud:\n    - {pool: llama-8b, rental: {gpu: H100, usd_per_hour: 2.5}, reserved_usd_per_hour: 2.0}\n"
-    )
-    config, made = config_of(text), plan(entry("llama-8b", 3, 1, 2))
-    pool_after = config_of(written(text, config, made)).pools[0]
-    assert (pool_after.hardware, pool_after.rental) == (config.pools[0].hardware, None)
-    told = notes(config, made)
-    assert any("keeps its hardware and gets no rental" in note for note in told)
-    assert any("reserved replicas count as owned" in note for note in told)
-    assert not any("at the rent" in note for note in told)
-
-
-replicas = st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 3))
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-@given(st.tuples(replicas, replicas, replicas, replicas), st.sampled_from([None, True, False]))
-def test_whatever_is_planned_the_file_can_be_used_and_has_it(
-    counts: tuple[tuple[int, int, int], ...], flow: bool | None
-) -> None:
-    """A small site in three layouts; two pools of one model, one of another, each with its own hardware or rent."""
-    rented = {"rental": {"gpu": "g", "usd_per_hour": 1.5}, "reserved_usd_per_hour": 1.0}
-    hardware = {"gpu": "h", "purchase_price_usd": 2000, "amortization_years": 3}
-    base = pool("own")
-    made = {
-        "pool": "own",
-        "gpus_per_replica": 1,
-        "curve": base["curve"],
-        "energy": base["energy"],
-        "hardware": hardware,
-    }
-    document = site(pools=[pool("own"), pool("other", model="large")], providers=[provider("cloud")])
-    document["planning"] = {"candidates": [{"name": "new", **made, **rented}, {"name": "newer", **made, **rented}]}
-    text = yaml.safe_dump(document, default_flow_style=flow, sort_keys=False)
-    names = ("own", "other", "new", "newer")
-    entries = [entry(name, *each) for name, each in zip(names, counts, strict=True)]
-    after = config_of(written(text, config_of(text), plan(*entries)))
-    assert {p.name: (p.replicas.min, p.replicas.max) for p in after.pools} == {
-        e.name: (max(1, e.owned + e.reserved), e.owned + e.reserved + e.rented_max)
-        for e in entries
-        if e.owned + e.reserved + e.rented_max
-    }
-    assert {p.name: p.model for p in after.pools}.items() <= {**dict.fromkeys(names, "small"), "other": "large"}.items()
-    assert after.policy.expected is not None
-
-
 def test_a_written_file_boots_and_can_be_simulated(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(TEXT, encoding="utf-8")
     made = plan(entry("llama-8b"), entry("llama-8b-h200", 2, 1, 2), entry("llama-8b-l40s", rented=1))
     path.write_text(written(TEXT, load(path), made), encoding="utf-8")
-    assert site_of(load(path), (), 0.0).capacity == {"llama-8b-h200": 5.0, "llama-8b-l40s": 1.0}
+    names = ("llama-8b-h200", "llama-8b-h200-reserved", "llama-8b-h200-cloud", "llama-8b-l40s")
+    assert site_of(load(path), (), 0.0).capacity == dict(zip(names, (2.0, 1.0, 2.0, 1.0), strict=True))
     checked = subprocess.run([BASELOAD, "check", path], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert "2 pool(s)" in checked.stdout
+    assert "4 pool(s)" in checked.stdout
     assert "no offer" not in checked.stdout

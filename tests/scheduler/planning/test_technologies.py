@@ -27,8 +27,8 @@ def named(config: ClusterConfig) -> dict[str, Technology]:
 
 
 def bent(pool: int = 0, **fields_of_pool: Any) -> dict[str, Any]:
-    """The fleet with one pool changed."""
-    found = document()
+    """The fleet with one pool changed, and nothing planned."""
+    found = document() | {"planning": {}}
     found["pools"][pool] = {k: v for k, v in (found["pools"][pool] | fields_of_pool).items() if v is not None}
     return found
 
@@ -80,7 +80,9 @@ def test_a_pool_that_is_rented_today_and_one_with_an_offer_of_a_cloud_can_be_ren
     assert (found.owned_usd_per_hour, found.reserved_usd_per_hour) == (None, None)
     assert found.rented_usd_per_hour == pytest.approx(3.0 + 0.05 * 1.3 * 0.18)
     assert (found.gpu, found.replicas_now) == ("H100", 12)
-    cloud = named(fleet(cloud=[{"pool": "qwen-32b", "rental": RENTAL, "reserved_usd_per_hour": 2.0}]))["qwen-32b"]
+    cloud = named(
+        fleet(cloud=[{"pool": "qwen-32b", "zone": "on-prem", "rental": RENTAL, "reserved_usd_per_hour": 2.0}])
+    )["qwen-32b"]
     assert cloud.owned_usd_per_hour == named(fleet())["qwen-32b"].owned_usd_per_hour
     assert cloud.rented_usd_per_hour == pytest.approx(3.0 + cloud.idle_usd_per_hour)
     assert cloud.reserved_usd_per_hour == pytest.approx(2.0 + cloud.idle_usd_per_hour)
@@ -99,7 +101,7 @@ def test_pools_and_candidates_without_a_price_are_all_named() -> None:
 
 
 def test_a_cloud_that_offers_nothing_is_no_price() -> None:
-    site = bent(0, hardware=None) | {"planning": {"cloud": [{"pool": "llama-8b"}]}}
+    site = bent(0, hardware=None) | {"planning": {"cloud": [{"pool": "llama-8b", "zone": "on-prem"}]}}
     with pytest.raises(PlanError, match="llama-8b: neither hardware"):
         technologies_of(ClusterConfig.model_validate(site), EPOCH_S)
 
@@ -113,7 +115,7 @@ def test_a_site_without_a_price_of_power_names_its_pools() -> None:
 
 def test_without_pools_there_is_nothing_to_plan() -> None:
     with pytest.raises(PlanError, match="there is no pool and so nothing to plan"):
-        technologies_of(ClusterConfig.model_validate(document() | {"pools": []}), EPOCH_S)
+        technologies_of(ClusterConfig.model_validate(document() | {"pools": [], "planning": {}}), EPOCH_S)
 
 
 def test_the_expanded_site_has_every_technology_as_a_pool_that_serves_the_same_model() -> None:

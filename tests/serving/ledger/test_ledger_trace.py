@@ -302,6 +302,7 @@ def test_only_what_arrived_in_the_time_asked_for_is_taken(fill: Fill, take: Take
     fill(*(both(str(i), 30.0 * i) for i in range(10)))
     found = take(since_s=AT_S + 60, until_s=AT_S + 180)
     assert found.trace.arrival_s.tolist() == [0, 30, 60, 90]
+    assert found.begins_s == AT_S + 60
     assert found.trace.name == "ledger, 2025-06-15 15:07 to 2025-06-15 15:09 UTC"
     with pytest.raises(LedgerTraceError, match="no request in it arrived in the time asked for"):
         take(since_s=AT_S + 1_000)
