@@ -11,6 +11,7 @@ import numpy as np
 
 from scheduler.planning import document
 from scheduler.planning.model import Choice, Levers, Model
+from scheduler.planning.screening import newsvendor
 from scheduler.planning.search import UnitCosts, summary
 from scheduler.planning.sensitivity import Consequence, Moved, tornado
 from scheduler.planning.shortage import billed, holds, is_rounding, shortage, without_failures
@@ -22,7 +23,8 @@ _SCENARIOS = 25
 
 
 def sizings(model: Model, choice: Choice) -> tuple[document.Sizing, ...]:
-    """The plan beside what people do without one: own for the mean load, its 95th percentile, its peak, nothing, as now.
+    """The plan beside what people do without one: own for the mean load, its 95th percentile, its peak,
+    by the newsvendor's formula, nothing, as now.
 
     Sizings in which what must stay finds no room are left out: nobody could bill what they cost.
     """
@@ -32,6 +34,7 @@ def sizings(model: Model, choice: Choice) -> tuple[document.Sizing, ...]:
         "mean": [math.ceil(float(share @ load)) for load in loads],
         "p95": [math.ceil(float(np.quantile(load, 0.95))) for load in loads],
         "peak": [math.ceil(float(load.max())) for load in loads],
+        "newsvendor": [_newsvendor(model, at) for at in range(len(loads))],
         "now": [unit.technology.replicas_now for unit in model.units],
     }
     if not any(surface.must.any() for surface in model.surfaces):  # what must stay cannot be bought
@@ -45,6 +48,16 @@ def sizings(model: Model, choice: Choice) -> tuple[document.Sizing, ...]:
             other = model.of(held)
             found += [_sizing(name, model, other)] if holds(model, other) else []
     return tuple(found)
+
+
+def _newsvendor(model: Model, at: int) -> int:
+    """By the closed form, against the API's mean price or the rent: as if the load to come were that of the trace."""
+    unit, surface, money = model.units[at], model.surfaces[at], model.money(model.units[at])
+    hour_s = 3600.0 * money.usable
+    dearer = min(unit.api_usd_per_work_s * hour_s, money.rent_usd_per_hour() + unit.energy_usd_per_work_s * hour_s)
+    owned_usd = math.inf if money.owned_usd_per_hour is None else money.owned_usd_per_hour
+    load = surface.load / money.usable
+    return math.ceil(newsvendor(load, surface.hours, owned_usd, dearer, unit.energy_usd_per_work_s * hour_s))
 
 
 def _sizing(name: str, model: Model, choice: Choice) -> document.Sizing:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
 from scheduler.config import ClusterConfig
-from scheduler.config.planning import PlanningSpec
 from scheduler.planning.document import Assumption
 from scheduler.planning.found import Found
 from scheduler.planning.model import Model
@@ -23,13 +23,15 @@ def assumptions(found: Found, model: Model) -> tuple[Assumption, ...]:
     """Of the years to come, of every technology, of power and of APIs."""
     config = found.asked.config
     return (
-        *_of_years(model.spec),
+        *_of_years(model),
         *(row for technology in found.technologies for row in _of_technology(technology, config, model)),
         *_of_prices(config),
     )
 
 
-def _of_years(spec: PlanningSpec) -> Iterator[Assumption]:
+def _of_years(model: Model) -> Iterator[Assumption]:
+    spec = model.spec
+
     def row(field: str, name: str, value: str, unit: str) -> Assumption:
         where = "cluster.yaml, planning" if field in spec.model_fields_set else "default"
         return Assumption(name, value, unit, "assumed", where)
@@ -37,6 +39,13 @@ def _of_years(spec: PlanningSpec) -> Iterator[Assumption]:
     for field, name in _PER_YEAR:
         of = getattr(spec, field)
         yield row(field, name, f"{100 * of.mean:+.0f} ± {100 * of.sd:.0f}", "% a year")
+    half_life = (
+        "the same" if math.isinf(spec.day_half_life) else f"half at {100 * spec.day_half_life:g} % of the trace back"
+    )
+    yield row("day_half_life", "weight of the days seen", half_life, "")
+    sd = f"± {100 * model.level_sd:.0f}"
+    source = "cluster.yaml, planning" if spec.level_sd is not None else "days of the trace, and of public ones"
+    yield Assumption("level of the days to come", sd, "% around those seen", "modelled", source)
     yield row("horizon_years", "horizon", f"{spec.horizon_years:g}", "years")
     available = f"{100 * spec.replica_availability:g}"
     yield row("replica_availability", "availability of owned replicas", available, "% of the time")

@@ -1,26 +1,34 @@
-"""How much of a replica the fluid may count: what the real policy saves in the simulator, as replicas of the fluid model.
+"""How much of a replica the fluid may count, and what renting one comes to: what the real policy does, told to the search.
 
-Both see the same windows of the trace. The fluid saves as much with ``usable * n`` replicas as the policy does with ``n``.
+Simulator and fluid see the same windows of the trace: the fluid saves as much with ``usable * n`` replicas as the policy does
+with ``n``. The commitment clock is rehearsed on the fluid: what it spends more than the search is laid on the rent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from scheduler.config.demand import CommitmentSpec
+from scheduler.core.fleet import CommitmentPolicy
 from scheduler.planning import recourse, scenarios
+from scheduler.planning.hourly import UnitMoney
 from scheduler.planning.model import Choice, Model
 from scheduler.planning.played import Played, Sample
+from scheduler.planning.rehearsal import Rehearsed, rehearse
 from scheduler.planning.surface import Surface
+from scheduler.planning.units import Unit
 
 # By unit and bin.
 Rented = Mapping[str, np.ndarray]
 
 USABLE_MIN = 0.3
+OVERHEAD_MAX = 5.0
+_FEWER = (0.6, 0.8, 1.0)
 _WAIT_SHARE_MAX = 0.05  # more would be luck of the windows that were played
-_STEPS = 40
+_STEPS = 30
 # Of what everything would cost at APIs: nearer to nothing or everything than this, a difference says nothing.
 _TOLD = 1e-4
 
@@ -35,26 +43,80 @@ def weights_of(edges_s: np.ndarray, sample: Sample) -> np.ndarray:
     return weight
 
 
-def rented_of(model: Model, sample: Sample, choice: Choice) -> tuple[list[dict[str, int]], Rented, float]:
-    """Replicas that ``choice`` rents as the trace is: by window of ``sample``, by unit and bin, and USD per hour of all time.
+def rehearsals_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str, Rehearsed]:
+    """What the commitment clock would rent on top of ``choice``, by unit, as the trace is."""
+    rows = zip(model.units, choice.owned, choice.reserved, strict=True)
+    return {unit.name: _rehearsed(model, at, sum(had), spec) for at, (unit, *had) in enumerate(rows)}
 
-    A window rents the same number from its beginning to its end.
+
+def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec) -> Rehearsed:
+    unit, policy = model.units[at], CommitmentPolicy(**spec.model_dump(exclude={"mode", "every_s"}))
+    start_s = unit.technology.start_s
+    return rehearse(model.surfaces[at], model.listed(unit), count, policy, spec.every_s, start_s, model.seed)
+
+
+def rented_of(model: Model, sample: Sample, rehearsals: Mapping[str, Rehearsed]) -> tuple[list[dict[str, int]], Rented]:
+    """Rented replicas that answer: by window of ``sample``, and by unit and bin.
+
+    A window has the same number from its beginning to its end.
+    """
+    by_window: list[dict[str, int]] = [{} for _ in sample.windows]
+    by_bin = {unit.name: np.zeros(len(model.edges_s) - 1) for unit in model.units}
+    for name, rehearsed in rehearsals.items():
+        for window, counts in zip(sample.windows, by_window, strict=True):
+            inside = (model.edges_s[1:] > window.start_s) & (model.edges_s[:-1] < window.end_s)
+            if count := round(rehearsed.between(window.start_s + sample.warm_s, window.end_s)):
+                counts[name] = count
+                by_bin[name][inside] = count
+    return by_window, by_bin
+
+
+def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str, float]:
+    """By unit, how much dearer renting comes than it is listed.
+
+    At these, the search, which knows what is to come, expects the cost of the clock, which does not: in sum over ``choice``
+    and somewhat fewer, since at one number alone little may be rented. Units that rent nothing keep what they have.
     """
     as_is = scenarios.expected(model.spec, model.edges_s - model.edges_s[0])
     today = replace(as_is, instants=(scenarios.Instant(1.0, 1.0, 1.0),))
-    by_window: list[dict[str, int]] = [{} for _ in sample.windows]
-    by_bin, usd = dict[str, np.ndarray](), 0.0
-    rows = zip(model.units, model.surfaces, choice.owned, choice.reserved, strict=True)
-    for unit, surface, owned, reserved in rows:
-        found = recourse.parts(surface, model.money(unit), [today], owned, reserved)
-        usd += found.costs.rented
-        by_bin[unit.name] = np.zeros(len(surface.load))
-        for window, counts in zip(sample.windows, by_window, strict=True):
-            inside = (model.edges_s[1:] > window.start_s) & (model.edges_s[:-1] < window.end_s)
-            if count := round(float(found.rented[inside].mean())):
-                counts[unit.name] = count
-                by_bin[unit.name][inside] = count
-    return by_window, by_bin, usd
+    found = dict(model.overheads)
+    for at, (unit, surface) in enumerate(zip(model.units, model.surfaces, strict=True)):
+        listed, had = model.listed(unit), choice.owned[at] + choice.reserved[at]
+        if listed.rented_usd_per_hour is None:
+            continue
+        counts = sorted({round(part * had) for part in _FEWER})
+        rehearsals = {count: _rehearsed(model, at, count, spec) for count in counts}
+        everything = float(today.weight @ (surface.all_api_usd_per_hour + surface.must_energy_usd_per_hour))
+        clock_usd = sum(
+            of.rent_usd_per_hour(listed) + everything - of.saved_usd_per_hour(surface, listed, count)
+            for count, of in rehearsals.items()
+        )
+
+        def searched_usd(
+            overhead: float, unit: Unit = unit, surface: Surface = surface, counts: Sequence[int] = counts
+        ) -> float:
+            money = replace(replace(model, overheads={unit.name: overhead}).money(unit), owned_availability=1.0)
+            costs = [recourse.parts(surface, money, [today], *_as_had(money, count)).costs for count in counts]
+            return sum(of.rented + of.energy + of.api for of in costs)
+
+        if any(of.held.any() for of in rehearsals.values()):
+            found[unit.name] = _rising(searched_usd, clock_usd, 1.0, OVERHEAD_MAX)
+    return found
+
+
+def _as_had(money: UnitMoney, count: int) -> tuple[int, int]:
+    """Owned and reserved, whichever can be had: what they cost is not asked here."""
+    return (0, count) if money.owned_usd_per_hour is None else (count, 0)
+
+
+def _rising(of: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """Where ``of``, which does not fall, comes to ``wanted``; an end of the range where it does nowhere."""
+    if wanted >= of(high):
+        return high
+    for _ in range(_STEPS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if of(middle) < wanted else (low, middle)
+    return 0.5 * (low + high)
 
 
 def searched_usd_per_hour(model: Model, weight: np.ndarray, replicas: Mapping[str, int], rented: Rented) -> float:
@@ -106,13 +168,7 @@ def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, share: fl
 
     if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD:  # a fifth of so many does not matter
         return None
-    low, high = USABLE_MIN, most
-    if share >= saved(high):
-        return high
-    for _ in range(_STEPS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if saved(middle) < share else (low, middle)
-    return 0.5 * (low + high)
+    return _rising(saved, share, USABLE_MIN, most)
 
 
 def merged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from scheduler.simulation.world import Settings
 _ROUNDS_MAX = 3
 _GATEWAYS = 4
 _SETTLED = 0.02
+_PIECES = 8  # of a trace that is played whole: what is rented changes between them
 _DOUBT = 0.05  # of the whole cost
 # Around the fluid's answer: what the simulator is asked for as well.
 _AROUND = (0.85, 1.0, 1.15)
@@ -29,7 +30,10 @@ def play(found: Found, say: Say) -> None:
     """Kernel and fluid in turn until they agree on what to own."""
     model, asked = there(found.model), found.asked
     load = np.sum([surface.load for surface in model.surfaces], axis=0)
-    found.sample = sample = sample_of(asked.scenario, asked.window, load, model.edges_s, asked.played_requests)
+    can_rent = any(unit.technology.rented_usd_per_hour is not None for unit in model.units)
+    found.sample = sample = sample_of(
+        asked.scenario, asked.window, load, model.edges_s, asked.played_requests, pieces=_PIECES if can_rent else 1
+    )
     paced = [p.service_class.name for p in asked.scenario.profiles if p.service_class.tpot_s_max < math.inf]
     if paced:  # the kernel judges no pace; the exact engine does
         found.warnings.append(
@@ -39,20 +43,25 @@ def play(found: Found, say: Say) -> None:
     stage, weight = stage_of(found), calibration.weights_of(model.edges_s, sample)
     settings = KernelSettings(gateways=_GATEWAYS, seed=asked.seed, bid_every_s=BID_EVERY_S)
     bought = stage.kernel({}, sample, settings)
+    clock = asked.config.policy.commitment
     for round_ in range(_ROUNDS_MAX):
         middle, told = found.replicas, []
-        by_window, rented, _ = calibration.rented_of(model, sample, there(found.choice))
+        rehearsals = calibration.rehearsals_of(model, there(found.choice), clock)
+        by_window, rented = calibration.rented_of(model, sample, rehearsals)
         for number, factor in enumerate(_AROUND):
             say("playing finalists", (round_ + (1 + number) / len(_AROUND)) / _ROUNDS_MAX)
             replicas = _scaled(found, middle, factor)
             played = stage.kernel(replicas, sample, settings, by_window)
             told.append(calibration.usable_of(model, weight, replicas, rented, played, bought))
             found.finalists.append(_finalist(model, weight, replicas, rented, played, "kernel"))
-        found.model = model = replace(model, usable=calibration.merged(told))
+        model = replace(model, usable=calibration.merged(told))
+        found.model = model = replace(model, overheads=calibration.overheads_of(model, there(found.choice), clock))
         found.choice = model.best()
         if all(abs(found.replicas[name] - count) <= _SETTLED * count for name, count in middle.items()):
             break
-    by_window, rented, found.rent_usd_per_hour = calibration.rented_of(model, sample, there(found.choice))
+    rehearsals = calibration.rehearsals_of(model, there(found.choice), clock)
+    by_window, rented = calibration.rented_of(model, sample, rehearsals)
+    found.rent_usd_per_hour = sum(rehearsals[unit.name].rent_usd_per_hour(model.listed(unit)) for unit in model.units)
     found.played = stage.kernel(found.replicas, sample, settings, by_window)
     found.finalists = [one for one in found.finalists if one.replicas != found.replicas]
     found.finalists.append(_finalist(model, weight, found.replicas, rented, found.played, "kernel", is_chosen=True))
@@ -113,7 +122,8 @@ def exact(found: Found, say: Say) -> None:
     """The chosen plan in the engine that calls the live functions, over a short stretch of the sample."""
     model, asked, sample = there(found.model), found.asked, there(found.sample)
     short = _shortened(asked.scenario, sample, asked.exact_requests)
-    (extra,), rented, _ = calibration.rented_of(model, short, there(found.choice))
+    rehearsals = calibration.rehearsals_of(model, there(found.choice), asked.config.policy.commitment)
+    (extra,), rented = calibration.rented_of(model, short, rehearsals)
     replicas = {name: count + extra.get(name, 0) for name, count in found.replicas.items()}
     if not any(replicas.values()):
         return

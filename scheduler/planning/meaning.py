@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from pricing import onprem
 from scheduler.core.supply import Offer, Usage
-from scheduler.planning import document, npv, scenarios
+from scheduler.planning import document, npv
 from scheduler.planning.found import Found
 from scheduler.planning.model import Choice, Levers, Model
 from scheduler.planning.recourse import Parts
@@ -19,6 +18,7 @@ from scheduler.planning.shortage import billed
 from scheduler.planning.switches import Away, Home, switch
 from scheduler.planning.technologies import Technology
 from scheduler.planning.units import Unit, placed
+from scheduler.planning.week_hours import requests_by_hour
 from scheduler.simulation.scenario import EPOCH_S, api_offers
 from scheduler.simulation.site import site_of
 
@@ -204,8 +204,7 @@ def present_value(model: Model, choice: Choice) -> document.Npv | None:
     life = min(of.amortization_years for of, _ in own)
     year_spec = spec.model_copy(update={"horizon_years": 1.0})
     count = min(_SCENARIOS, len(model.drawn))
-    drawn = scenarios.draw(year_spec, model.edges_s - model.edges_s[0], model.seed, count)
-    few = replace(model, spec=year_spec, drawn=drawn)
+    few = model.under(year_spec, count)
     held = math.fsum(
         n * max(0.0, (unit.technology.owned_usd_per_hour or 0.0) - unit.technology.idle_usd_per_hour)
         for unit, n in zip(model.units, choice.owned, strict=True)
@@ -229,7 +228,8 @@ def expected(found: Found, model: Model, choice: Choice) -> document.Expected | 
     played, requests = found.played, model.requests
     if played is None:
         return None
-    per_hour = requests.count / requests.hours
+    per_hour, trace = requests.count / requests.hours, found.asked.scenario.trace
+    of_week = requests_by_hour(trace.arrival_s, requests.window, found.asked.begins_s, requests.count)
     api, energy_usd = sum(played.api_usd_per_hour.values()), sum(played.energy_usd_per_hour.values())
     bought, fixed = played.bought_mtok_per_hour, found.rent_usd_per_hour
     for unit, owned, reserved in zip(model.units, choice.owned, choice.reserved, strict=True):
@@ -239,5 +239,5 @@ def expected(found: Found, model: Model, choice: Choice) -> document.Expected | 
         usd_per_hour=fixed + api + energy_usd, usd_api_per_hour=api, usd_energy_per_hour=energy_usd,
         requests_per_hour=per_hour, burst_share=played.burst_share, slo_attainment=played.slo_attainment,
         input_tokens_mean=requests.input_tokens_mean, output_tokens_mean=requests.output_tokens_mean,
-        api_usd_per_mtok=api / bought if bought > 0.0 else 0.0,
+        api_usd_per_mtok=api / bought if bought > 0.0 else 0.0, requests_by_hour_of_week=of_week,
     )  # fmt: skip

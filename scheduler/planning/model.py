@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.config.planning import PlanningSpec
-from scheduler.planning import recourse, scenarios
+from scheduler.planning import days, recourse, scenarios
 from scheduler.planning.hourly import UnitMoney
 from scheduler.planning.recourse import Parts
 from scheduler.planning.requests import Requests
@@ -62,7 +62,8 @@ class Choice:
 class Model:
     """``usable`` by unit: how much of a replica the fluid may count. ``bought_usd_per_hour``: what never comes home.
 
-    ``bought_by_bin``: the same by time bin. ``waits_s`` by unit: the longest objective of a first token among its requests.
+    ``bought_by_bin``: the same by time bin. ``level_sd``: as ``days``. ``waits_s`` by unit: the longest objective of a
+    first token among its requests. ``overheads`` by unit: how much dearer renting comes than listed (``calibration``).
     """
 
     spec: PlanningSpec
@@ -77,6 +78,8 @@ class Model:
     waits_s: Mapping[str, float] = field(default_factory=dict)
     drawn: tuple[Scenario, ...] = ()
     bought_by_bin: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    level_sd: float = 0.0
+    overheads: Mapping[str, float] = field(default_factory=dict)
 
     def bought_by(self, drawn: Sequence[Scenario]) -> np.ndarray:
         """USD per hour [scenario] of what never comes home: with more requests and other prices it is more or less."""
@@ -97,10 +100,11 @@ class Model:
         """Prices of a unit's technology."""
         t, spec = unit.technology, self.spec
         idle_usd = t.idle_usd_per_hour
+        rent = levers.rent_price * self.overheads.get(unit.name, 1.0)
         return UnitMoney(
             owned_usd_per_hour=_moved(t.owned_usd_per_hour, idle_usd, levers.hardware_price),
             reserved_usd_per_hour=_moved(t.reserved_usd_per_hour, idle_usd, levers.rent_price),
-            rented_usd_per_hour=_moved(t.rented_usd_per_hour, idle_usd, levers.rent_price),
+            rented_usd_per_hour=_moved(t.rented_usd_per_hour, idle_usd, rent),
             idle_usd_per_hour=idle_usd,
             owned_availability=levers.owned_availability or spec.replica_availability,
             rented_availability=t.rented_availability,
@@ -108,6 +112,10 @@ class Model:
             usable=self.usable.get(unit.name, USABLE) * levers.usable,
             short_usd_per_hour=self._short_usd_per_hour(unit),
         )
+
+    def listed(self, unit: Unit) -> UnitMoney:
+        """The same with rents as they are listed."""
+        return replace(self, overheads={}).money(unit)
 
     def _short_usd_per_hour(self, unit: Unit) -> float:
         """What a replica that is missing for work that must stay counts as: more than any other use of one is worth."""
@@ -128,6 +136,12 @@ class Model:
             replace(s, instants=tuple(Instant(*(np.array(i) * factors).tolist()) for i in s.instants))
             for s in self.drawn
         )
+
+    def under(self, spec: PlanningSpec, count: int | None = None) -> Model:
+        """The same requests under other assumptions of the years to come; ``count`` scenarios."""
+        offsets_s = self.edges_s - self.edges_s[0]
+        drawn = scenarios.draw(spec, offsets_s, self.seed, count, level_sd=self.level_sd)
+        return replace(self, spec=spec, drawn=drawn)
 
     def tables(self, levers: Levers = AS_ASSUMED, around: Choice | None = None) -> list[UnitCosts]:
         """Costs of every number of replicas of each unit; where that are many, in steps, or all near those of ``around``."""
@@ -193,11 +207,16 @@ def model_of(
         # Finer at the bottom: small numbers of replicas are whole ones.
         levels = np.linspace(0.0, 1.0, LEVELS) * peak * 1.0000001
         surfaces.append(surface_of(unit, edges_s, levels))
-    drawn = scenarios.draw(spec, edges_s - edges_s[0], seed)
+    offsets_s = edges_s - edges_s[0]
+    loads = [surface.load for surface in surfaces]
+    sd = days.level_sd(days.blocks_of(offsets_s), loads, spec.day_half_life) if spec.level_sd is None else spec.level_sd
+    drawn = scenarios.draw(spec, offsets_s, seed, level_sd=sd)
     bought = requests.homeless_usd_per_hour + stray_usd / requests.hours
     usd, _ = np.histogram(requests.homeless_at_s, edges_s, weights=requests.homeless_usd.astype(float))
     by_bin = usd * requests.stands_for / (np.diff(edges_s) / 3600.0) + stray_usd / requests.hours
-    return Model(spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, waits_s, drawn, by_bin)
+    return Model(
+        spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, waits_s, drawn, by_bin, sd
+    )
 
 
 def edges_of(requests: Requests) -> np.ndarray:

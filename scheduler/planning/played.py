@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,7 +31,7 @@ WARM_S = 300.0
 _WARM_SHARE_MAX = 0.25
 _COUNTED_S_MIN = 300.0
 # However few requests there are: prices are solved for every minute that is played.
-_SPAN_S_MAX, _WINDOWS_MAX = 8 * 3600.0, 16
+_WINDOW_S_MAX, WINDOWS_MAX = 1800.0, 16
 BID_EVERY_S = 60.0
 
 
@@ -69,16 +70,21 @@ class Played:
         return sum(self.api_usd_per_hour.values()) + sum(self.energy_usd_per_hour.values())
 
 
-def sample_of(scenario: Scenario, window: Window, load: np.ndarray, edges_s: np.ndarray, requests_max: int) -> Sample:
+def sample_of(
+    scenario: Scenario, window: Window, load: np.ndarray, edges_s: np.ndarray, requests_max: int,
+    windows_max: int = WINDOWS_MAX, pieces: int = 1,
+) -> Sample:  # fmt: skip
     """The whole of ``window`` where it has few enough requests, else stretches over the range of its load.
 
     ``load`` [bin] between ``edges_s``. Stretches stand for parts of the load-duration curve, thinner ones where the load is
-    high, since that is where replicas run short.
+    high, since that is where replicas run short. The whole is played in so many ``pieces``, one after the other.
     """
-    span_s = min(window.span_s * requests_max / max(1, scenario.requests_expected(window)), _SPAN_S_MAX)
+    span_s = min(window.span_s * requests_max / max(1, scenario.requests_expected(window)), windows_max * _WINDOW_S_MAX)
     if span_s >= window.span_s:
-        return Sample((window,), (1.0,), min(WARM_S, _WARM_SHARE_MAX * window.span_s))
-    count = max(1, min(_WINDOWS_MAX, int(span_s / (_COUNTED_S_MIN + WARM_S))))
+        edges = np.linspace(window.start_s, window.end_s, pieces + 1).tolist()
+        whole = tuple(Window(begin_s, end_s) for begin_s, end_s in pairwise(edges))
+        return Sample(whole, (1.0 / pieces,) * pieces, min(WARM_S, _WARM_SHARE_MAX * window.span_s / pieces))
+    count = max(1, min(windows_max, int(span_s / (_COUNTED_S_MIN + WARM_S))))
     length_s = span_s / count
     warm_s = min(WARM_S, _WARM_SHARE_MAX * length_s)
     bounds = 1.0 - (1.0 - np.arange(count + 1) / count) ** 2

@@ -1,8 +1,8 @@
 """Scenarios of the years to come: days of the trace drawn anew, growth, API and power prices. Nothing here knows of replicas.
 
-Days are drawn as often as the trace has them, with their hours in order (block bootstrap: Künsch 1989; economics: section 4):
-the scenarios show how far the trace may be from the days to come, and no more than it can know of itself. So that a hundred
-of them are stable, every day comes up equally often over all scenarios (balanced bootstrap: Davison, Hinkley and Schechtman
+As many days are drawn as the trace has, with their hours in order (block bootstrap: Künsch 1989; economics: section 4), newer
+ones more often, and in each scenario all of them are somewhat busier or quieter (``days``). So that a hundred of them are
+stable, every day comes up as often over all scenarios as it should (balanced bootstrap: Davison, Hinkley and Schechtman
 1986), and changes of prices and load are a Latin hypercube at the middles of its strata (McKay, Beckman and Conover 1979).
 """
 
@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm, qmc
 
 from scheduler.config.planning import PlanningSpec, Uncertain
+from scheduler.planning.days import balanced, blocks_of, shares_of, weight_of
 
 Floats = NDArray[np.float64]
 
 INSTANTS = 4
-_DAY_S = 86_400.0
-_DAYS_MIN = 2  # a single day says nothing of how days differ
-_PARTS = 10
-_CLOSE = 1e-9
 
 
 class Instant(NamedTuple):
@@ -46,46 +43,43 @@ class Scenario:
     instants: tuple[Instant, ...]
 
 
-class _Blocks(NamedTuple):
-    """What is drawn as a whole: ``of`` [bin] its block, ``drawn`` how many are, ``share`` [bin] of the time as it is."""
-
-    of: NDArray[np.int64]
-    drawn: int
-    share: Floats
-
-
-def draw(spec: PlanningSpec, edges_s: Floats, seed: int, count: int | None = None) -> tuple[Scenario, ...]:
+def draw(
+    spec: PlanningSpec, edges_s: Floats, seed: int, count: int | None = None, *, level_sd: float = 0.0
+) -> tuple[Scenario, ...]:
     """``count`` scenarios (default: ``spec.scenarios``) of the time bins between ``edges_s``; all weigh the same.
 
     Blocks are days from the first edge on. What remains of a last day is in every scenario, and counts in its hours as
-    much as any other day. A trace of less than two days is drawn in tenths, whatever the hour.
+    much as any other day. A trace of less than two days is drawn in tenths, whatever the hour. ``level_sd``: of the
+    logarithm of the load of a whole scenario, around the growth that is assumed.
     """
     count = spec.scenarios if count is None else count
     if count < 1:
         raise ValueError(f"at least one scenario is needed, not {count}")
     rng = np.random.default_rng(seed)
-    blocks = _blocks(edges_s)
-    drawn = rng.permutation(np.tile(np.arange(blocks.drawn), count)).reshape(count, blocks.drawn)
+    blocks = blocks_of(edges_s)
+    drawn = balanced(shares_of(blocks, spec.day_half_life), count, rng)
     changes = (spec.growth_per_year, spec.api_price_per_year, spec.power_price_per_year)
-    quantiles = qmc.LatinHypercube(d=len(changes), scramble=False, rng=rng).random(count)
+    quantiles = qmc.LatinHypercube(d=1 + len(changes), scramble=False, rng=rng).random(count)
+    levels = np.exp(level_sd * norm.ppf(quantiles[:, -1]) - 0.5 * level_sd**2)
     yearly = [_factors(change, quantiles[:, column]) for column, change in enumerate(changes)]
     return tuple(
-        Scenario(_weight(blocks, days), _instants(spec.horizon_years, [float(of[row]) for of in yearly]))
+        Scenario(weight_of(blocks, days), _instants(spec.horizon_years, [float(of[row]) for of in yearly], levels[row]))
         for row, days in enumerate(drawn)
     )
 
 
 def expected(spec: PlanningSpec, edges_s: Floats) -> Scenario:
     """The trace as it is, with the mean changes."""
-    blocks = _blocks(edges_s)
+    blocks = blocks_of(edges_s)
     means = [1.0 + of.mean for of in (spec.growth_per_year, spec.api_price_per_year, spec.power_price_per_year)]
-    return Scenario(_weight(blocks, np.arange(blocks.drawn)), _instants(spec.horizon_years, means))
+    return Scenario(weight_of(blocks, np.arange(blocks.drawn)), _instants(spec.horizon_years, means))
 
 
-def _instants(years: float, yearly: list[float]) -> tuple[Instant, ...]:
-    """The middles of equal parts of the horizon."""
+def _instants(years: float, yearly: list[float], level: float = 1.0) -> tuple[Instant, ...]:
+    """The middles of equal parts of the horizon; ``level`` times the requests at each of them."""
     at_years = [(k + 0.5) / INSTANTS * years for k in range(INSTANTS)]
-    return tuple(Instant(*(factor**year for factor in yearly)) for year in at_years)
+    growth, api_price, power_price = yearly
+    return tuple(Instant(level * growth**year, api_price**year, power_price**year) for year in at_years)
 
 
 def _factors(change: Uncertain, quantiles: Floats) -> Floats:
@@ -93,28 +87,3 @@ def _factors(change: Uncertain, quantiles: Floats) -> Floats:
     mean = 1.0 + change.mean
     variance = math.log1p((change.sd / mean) ** 2)
     return np.asarray(mean * np.exp(math.sqrt(variance) * norm.ppf(quantiles) - 0.5 * variance), np.float64)
-
-
-def _blocks(edges_s: Floats) -> _Blocks:
-    """Days if there are at least two of them, else tenths of the span; each holds at least one bin."""
-    length_s = np.diff(edges_s)
-    span_s = float(edges_s[-1] - edges_s[0])
-    middle_s = 0.5 * (edges_s[:-1] + edges_s[1:]) - edges_s[0]
-    days = math.floor(span_s / _DAY_S + _CLOSE)
-    if days < _DAYS_MIN:
-        parts, of = np.unique(np.floor(middle_s * (_PARTS / span_s)), return_inverse=True)
-        return _Blocks(of.astype(np.int64), len(parts), length_s / span_s)
-    if length_s.max() > _DAY_S * (1.0 + _CLOSE):
-        raise ValueError("time bins are longer than the days that are drawn")
-    left_s = span_s - days * _DAY_S
-    # In the hours of the rest of a day there is one day more.
-    seen = days + (middle_s % _DAY_S < left_s)
-    return _Blocks((middle_s // _DAY_S).astype(np.int64), days, length_s / _DAY_S / seen)
-
-
-def _weight(blocks: _Blocks, drawn: NDArray[np.int64]) -> Floats:
-    """Shares of time of the bins when these blocks are drawn; what is never drawn is there once."""
-    times = np.ones(int(blocks.of.max()) + 1)
-    times[: blocks.drawn] = np.bincount(drawn, minlength=blocks.drawn)
-    weight = blocks.share * times[blocks.of]
-    return np.asarray(weight / weight.sum(), np.float64)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -107,51 +106,3 @@ def crossings(screened: Sequence[Line]) -> tuple[tuple[float, str], ...]:
         ties = [line for line, share in zip(flatter, meets, strict=True) if share <= at]
         here = min(ties, key=lambda line: line.by_use_usd_per_hour)
         found.append((at, here.name))
-
-
-@dataclass(frozen=True, slots=True)
-class Commitment:
-    """Replicas to own and to reserve, and those to rent in each bin beside them (``[bin]``), whole numbers.
-
-    ``gain_usd_per_hour``: what they save, less what they cost, as a mean over time.
-    """
-
-    owned: int
-    reserved: int
-    rented: np.ndarray
-    gain_usd_per_hour: float
-
-
-def commitment(
-    value: np.ndarray,
-    hours: np.ndarray,
-    owned_usd_per_hour: float,
-    reserved_usd_per_hour: float,
-    rented_usd_per_hour: float,
-    *,
-    owned_max: int | None = None,
-    reserved_max: int | None = None,
-) -> Commitment:
-    """The best replicas to have, where ``value[bin, level]`` is what the k-th working replica saves in an hour of that bin.
-
-    ``value`` is net of what running costs, at least zero and never rises with k. A replica that is had for good in place of
-    one that is rented when that pays gains sum_bins min(value, rent) - its price, which does not rise with k either: so the
-    first ones are had for good, the cheaper kind first, and rented are those above them in bins where value exceeds the rent.
-    Raises ValueError where value is negative or rises.
-    """
-    worth = np.asarray(value, float)
-    if (worth < 0.0).any() or (np.diff(worth, axis=1) > _ROUNDING * worth.max(initial=0.0)).any():
-        raise ValueError("the value of one more replica has to be at least zero, and never rise with their number")
-    share, levels = _shares(hours), worth.shape[1]
-    kinds = [(owned_usd_per_hour, "owned", owned_max), (reserved_usd_per_hour, "reserved", reserved_max)]
-    against_renting = share @ np.minimum(worth, rented_usd_per_hour)
-    counts, base, price_usd = {}, 0, 0.0
-    for usd_per_hour, name, most in sorted(kinds, key=lambda kind: kind[0]):
-        pay = int(np.count_nonzero(against_renting[base:] > usd_per_hour))
-        counts[name] = pay if most is None else min(pay, most)
-        base += counts[name]
-        price_usd += counts[name] * usd_per_hour if counts[name] else 0.0
-    is_rented = (worth > rented_usd_per_hour) & (np.arange(levels) >= base)
-    rented_gain = np.where(is_rented, worth - (rented_usd_per_hour if is_rented.any() else 0.0), 0.0)
-    gain = float((share @ worth[:, :base]).sum() + (share @ rented_gain).sum() - price_usd)
-    return Commitment(counts["owned"], counts["reserved"], is_rented.sum(axis=1), gain)

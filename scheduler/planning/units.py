@@ -34,6 +34,18 @@ class Unit:
         """That of its technology."""
         return self.technology.name
 
+    @property
+    def api_usd_per_work_s(self) -> float:
+        """What the cheapest APIs ask for a replica-second of its work, mean over what may leave."""
+        may = np.isfinite(self.elsewhere_usd)
+        work_s = float(self.work_s[may].sum(dtype=float))
+        return float(self.elsewhere_usd[may].sum(dtype=float)) / max(1e-9, work_s)
+
+    @property
+    def energy_usd_per_work_s(self) -> float:
+        """What energy a replica-second of its work draws, in USD."""
+        return float(self.energy_usd.sum(dtype=float)) / max(1e-9, float(self.work_s.sum(dtype=float)))
+
 
 def units_of(requests: Requests, placements: Mapping[str, Placement]) -> tuple[tuple[Unit, ...], float]:
     """Every technology that gets requests, in order, and USD of requests that fit none of their pool.

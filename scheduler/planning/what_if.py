@@ -25,7 +25,7 @@ from scheduler.config.base import Model as Section
 from scheduler.config.document import read_document
 from scheduler.config.planning import PlanningSpec
 from scheduler.config.prices import Electricity
-from scheduler.planning import document, recourse, scenarios
+from scheduler.planning import document, recourse
 from scheduler.planning.alternatives import gpus_of
 from scheduler.planning.hourly import enough
 from scheduler.planning.model import Choice, Levers, Model
@@ -156,8 +156,7 @@ def answer(question: Question, change: Changed, model: Model) -> document.Outcom
     What is to be owned of a technology that gets no request is not used: its price is added. Raises PlanError where more
     GPUs are asked for than pools with requests can have.
     """
-    edges_s = model.edges_s - model.edges_s[0]
-    moved = replace(model, spec=change.spec, drawn=scenarios.draw(change.spec, edges_s, model.seed))
+    moved = model.under(change.spec)
     fixed, idle = _fixed(moved, change)
     best = _around(moved, fixed, change.levers) if fixed else moved.best(change.levers)
     replicas = {unit.name: sum(counts) for unit, *counts in zip(moved.units, best.owned, best.reserved, strict=True)}

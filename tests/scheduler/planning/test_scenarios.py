@@ -49,11 +49,31 @@ def test_shares_of_time_are_never_negative_and_sum_to_one(seed: int, span_s: flo
 
 
 @given(SEEDS, st.integers(2, 20), st.integers(1, 30))
-def test_over_all_scenarios_every_day_comes_up_equally_often(seed: int, days: int, count: int) -> None:
-    edges_s = np.arange(0.0, days * DAY_S + 1.0, HOUR_S)
-    drawn = draw(PlanningSpec(), edges_s, seed, count)
-    mean = np.mean([scenario.weight for scenario in drawn], axis=0)
-    assert mean == pytest.approx(expected(PlanningSpec(), edges_s).weight)
+def test_days_that_count_alike_come_up_equally_often(seed: int, days: int, count: int) -> None:
+    spec, edges_s = PlanningSpec(day_half_life=math.inf), np.arange(0.0, days * DAY_S + 1.0, HOUR_S)
+    mean = np.mean([scenario.weight for scenario in draw(spec, edges_s, seed, count)], axis=0)
+    assert mean == pytest.approx(expected(spec, edges_s).weight)
+
+
+@given(SEEDS, st.integers(2, 20), st.floats(0.1, 2.0))
+def test_a_day_comes_up_half_as_often_as_one_that_is_a_half_life_newer(seed: int, days: int, half_life: float) -> None:
+    spec, edges_s = PlanningSpec(day_half_life=half_life), np.arange(0.0, days * DAY_S + 1.0, HOUR_S)
+    weights = [scenario.weight for scenario in draw(spec, edges_s, seed, 200)]
+    share = np.mean(weights, axis=0).reshape(days, 24).sum(axis=1)
+    wanted = 0.5 ** (np.arange(days)[::-1] / (half_life * days))
+    assert share == pytest.approx(wanted / wanted.sum(), abs=1 / 200)
+
+
+@given(SEEDS, st.floats(0.01, 0.5))
+def test_the_level_of_a_scenario_is_one_in_the_mean_and_spreads_as_asked_for(seed: int, sd: float) -> None:
+    still = Uncertain(mean=0.0, sd=0.0)
+    spec = PlanningSpec(growth_per_year=still, api_price_per_year=still, power_price_per_year=still)
+    drawn = draw(spec, np.array([0.0, 1.0]), seed, 200, level_sd=sd)
+    levels = np.array([scenario.instants[0].growth for scenario in drawn])
+    assert levels.mean() == pytest.approx(1.0, abs=0.02)
+    assert np.log(levels).std() == pytest.approx(sd, rel=0.05)
+    assert all(len({instant.growth for instant in scenario.instants}) == 1 for scenario in drawn)
+    assert {instant[1:] for scenario in drawn for instant in scenario.instants} == {(1.0, 1.0)}
 
 
 def test_days_are_drawn_whole() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_right
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from scheduler.planning.screening import Line, commitment, crossings, lines, load_duration, newsvendor
+from scheduler.planning.screening import Line, crossings, lines, load_duration, newsvendor
 
 SEEDS = st.integers(0, 2**32 - 1)
 USD = st.floats(0.0, 10.0)
@@ -117,58 +116,3 @@ def test_screening_and_newsvendor_agree_on_what_to_own() -> None:
     owned = newsvendor(load, hours, 1.2, 4.0, 0.6)
     assert name == "owned"
     assert np.mean(load > owned) <= share <= np.mean(load >= owned)
-
-
-def best_by_trial(value: np.ndarray, share: np.ndarray, prices: tuple[float, float, float], most: int) -> float:
-    """The most that any number owned (at most ``most``), reserved, and rented in each bin can gain."""
-    bins, levels = value.shape
-    saved = np.concatenate((np.zeros((bins, 1)), np.cumsum(value, axis=1)), axis=1)
-    best = -math.inf
-    for owned, reserved in itertools.product(range(min(most, levels) + 1), range(levels + 1)):
-        base = owned + reserved
-        if base > levels or (reserved and math.isinf(prices[1])):
-            continue
-        rents = [0.0] if math.isinf(prices[2]) else prices[2] * np.arange(levels - base + 1)
-        by_bin = [max(saved[b, base + n] - usd for n, usd in enumerate(rents)) for b in range(bins)]
-        fixed = owned * prices[0] + (reserved * prices[1] if reserved else 0.0)
-        best = max(best, float(np.dot(share, by_bin)) - fixed)
-    return best
-
-
-@settings(max_examples=80)
-@given(SEEDS, st.integers(1, 4), st.integers(0, 5), st.integers(0, 5), st.booleans(), st.booleans())
-def test_the_commitment_gains_what_a_trial_of_all_commitments_gains(
-    seed: int, bins: int, levels: int, most: int, is_reserved: bool, is_rented: bool
-) -> None:
-    rng = np.random.default_rng(seed)
-    value = -np.sort(-np.round(rng.uniform(0.0, 4.0, (bins, levels)), 1), axis=1)
-    hours = rng.uniform(0.1, 2.0, bins)
-    owned, reserved, rented = np.round(rng.uniform(0.2, 3.0, 3), 1)
-    prices = (owned, reserved if is_reserved else math.inf, rented if is_rented else math.inf)
-    found = commitment(value, hours, *prices, owned_max=most)
-    share = hours / hours.sum()
-    assert found.gain_usd_per_hour == pytest.approx(best_by_trial(value, share, prices, most), abs=1e-9)
-    used = found.owned + found.reserved + found.rented
-    saved = sum(share[b] * value[b, : used[b]].sum() for b in range(bins))
-    paid = found.owned * owned + found.reserved * reserved + rented * float(np.dot(share, found.rented))
-    assert found.gain_usd_per_hour == pytest.approx(saved - paid, abs=1e-9)
-    assert found.owned <= most
-
-
-def test_the_first_replicas_are_owned_and_those_of_the_peak_rented() -> None:
-    """Half of the time two replicas are worth 4 and a third 3, otherwise only one is worth anything, 4. Owned 1.5, rented 2.
-
-    The first gains 4 for 1.5. The second: owned 2 - 1.5, rented half of the time for 2 of its 4: 1. The third: 1/2 rented.
-    """
-    value = np.array([[4.0, 4.0, 3.0], [4.0, 0.0, 0.0]])
-    found = commitment(value, np.ones(2), 1.5, math.inf, 2.0)
-    assert (found.owned, found.reserved, found.rented.tolist()) == (1, 0, [2, 0])
-    assert found.gain_usd_per_hour == pytest.approx(2.5 + 1.0 + 0.5)
-    full = commitment(value, np.ones(2), 1.5, 1.6, 4.0, owned_max=1)
-    assert (full.owned, full.reserved, full.rented.tolist()) == (1, 1, [0, 0])
-
-
-@pytest.mark.parametrize("value", [[[1.0, 2.0]], [[-1.0, -2.0]]])
-def test_values_that_rise_or_lie_below_nothing_are_refused(value: list[list[float]]) -> None:
-    with pytest.raises(ValueError, match="never rise"):
-        commitment(np.array(value), np.ones(1), 1.0, 1.0, 1.0)

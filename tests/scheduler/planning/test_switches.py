@@ -6,7 +6,7 @@ import doctest
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pricing import bases
@@ -51,6 +51,7 @@ def test_no_traffic_below_the_crossing_and_every_traffic_above_the_second_is_che
 
 
 @given(HOMES, PRICES)
+@example(Home("own", 1.0, 1.0, 2.0**-24), 2.0)
 def test_just_below_the_second_crossing_own_replicas_are_dearer_and_after_no_later_step(
     home: Home, price: float
 ) -> None:
@@ -61,8 +62,11 @@ def test_just_below_the_second_crossing_own_replicas_are_dearer_and_after_no_lat
     assert at.always_mtok_per_day is not None
     assume(at.always_mtok_per_day / home.mtok_per_hour < 24e4)
     assert at.always_mtok_per_day >= at.first_mtok_per_day
-    assert not cheaper(home, away, at.always_mtok_per_day * (1.0 - 1e-5))
     full = 24.0 * home.mtok_per_hour
+    # Below, and above what fills one replica less: there fewer are enough.
+    filled = math.floor(at.always_mtok_per_day / full * (1.0 - 1e-12)) * full
+    just_below = max(at.always_mtok_per_day * (1.0 - 1e-5), 0.5 * (filled + at.always_mtok_per_day))
+    assert not cheaper(home, away, just_below)
     for replicas in range(math.ceil(at.always_mtok_per_day / full - 1e-9), 24):
         assert cheaper(home, away, replicas * full * (1.0 + 1e-7))
 

@@ -171,7 +171,10 @@ def test_what_gets_no_requests_costs_its_price_and_does_nothing(tmp_path: Path) 
 
 
 def test_what_is_reserved_is_searched_again_beside_what_is_given(tmp_path: Path) -> None:
-    cheap = find(asked(tmp_path, cloud=[{"pool": "llama-8b", "reserved_usd_per_hour": 0.1}]), lambda what, share: None)
+    cheap = find(
+        asked(tmp_path, cloud=[{"pool": "llama-8b", "zone": "on-prem", "reserved_usd_per_hour": 0.1}]),
+        lambda what, share: None,
+    )
     assert cheap.model is not None
     assert cheap.choice is not None
     (reserved,) = cheap.choice.reserved

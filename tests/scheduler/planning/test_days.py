@@ -1,0 +1,70 @@
+"""Days of a trace: how much the newest count, and how far the level of days to come may be from what they foretell."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.planning.days import LEVEL_SD, balanced, blocks_of, level_sd, shares_of
+
+DAY_S, HOUR_S = 86_400.0, 3_600.0
+
+
+def hourly(days: int) -> np.ndarray:
+    return np.arange(0.0, days * DAY_S + 1.0, HOUR_S)
+
+
+def test_steady_days_leave_a_part_of_the_prior() -> None:
+    # Four days are worth what the prior is; three errors of none were made.
+    sd = level_sd(blocks_of(hourly(4)), [np.full(96, 5.0)], 0.25)
+    assert sd == pytest.approx(LEVEL_SD * math.sqrt(4 / 7))
+
+
+def test_errors_are_those_of_an_exponentially_weighted_mean_by_hand() -> None:
+    load = np.repeat([1.0, 2.0, 1.0], 24)
+    # Half-life of a day in two days seen: weights 1/3 and 2/3.
+    errors = [math.log(2.0 / 1.0), math.log(1.0 / (1.0 / 3.0 + 4.0 / 3.0))]
+    wanted = math.sqrt((4 * LEVEL_SD**2 + sum(e * e for e in errors)) / 6)
+    assert level_sd(blocks_of(hourly(3)), [load], 0.5) == pytest.approx(wanted)
+
+
+@given(st.integers(2, 10), st.floats(0.1, 100.0), st.integers(0, 1000))
+def test_the_unit_of_load_does_not_matter(days: int, factor: float, seed: int) -> None:
+    load = np.random.default_rng(seed).uniform(0.5, 2.0, days * 24)
+    blocks = blocks_of(hourly(days))
+    assert level_sd(blocks, [load * factor], 0.25) == pytest.approx(level_sd(blocks, [load], 0.25))
+    assert level_sd(blocks, [load, load * factor], 0.25) == pytest.approx(level_sd(blocks, [load], 0.25))
+
+
+def test_many_days_outweigh_the_prior() -> None:
+    levels = np.exp(np.random.default_rng(1).normal(0.0, 0.5, 200))
+    sd = level_sd(blocks_of(hourly(200)), [np.repeat(levels, 24)], 1.0)
+    assert sd == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_trace_of_hours_and_a_day_without_load_say_nothing_of_days() -> None:
+    assert level_sd(blocks_of(np.linspace(0.0, HOUR_S, 61)), [np.ones(60)], 0.25) == 0.0
+    gone = np.repeat([1.0, 0.0, 1.0], 24)
+    assert level_sd(blocks_of(hourly(3)), [gone], 0.25) == LEVEL_SD
+    assert level_sd(blocks_of(hourly(3)), [], 0.25) == LEVEL_SD
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12), st.integers(1, 50), st.integers(0, 1000))
+def test_blocks_are_drawn_as_near_to_their_share_as_whole_numbers_can_be(
+    parts: list[float], count: int, seed: int
+) -> None:
+    shares = np.array(parts) / sum(parts)
+    drawn = balanced(shares, count, np.random.default_rng(seed))
+    assert drawn.shape == (count, len(shares))
+    times = np.bincount(drawn.ravel(), minlength=len(shares))
+    assert np.abs(times - shares * drawn.size).max() <= 1.0 + 1e-6
+
+
+def test_only_days_count_less_the_older_they_are() -> None:
+    assert shares_of(blocks_of(np.linspace(0.0, HOUR_S, 61)), 0.25) == pytest.approx(np.full(10, 0.1))
+    assert shares_of(blocks_of(hourly(4)), 0.25) == pytest.approx(np.array([1, 2, 4, 8]) / 15)
+    assert shares_of(blocks_of(hourly(4)), math.inf) == pytest.approx(np.full(4, 0.25))
