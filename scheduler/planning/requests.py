@@ -15,7 +15,7 @@ import numpy as np
 from scheduler.config import ClusterConfig
 from scheduler.planning.preferred import by_policy
 from scheduler.planning.sizes import input_tokens_max
-from scheduler.planning.technologies import PlanError, Technology, expanded
+from scheduler.planning.technologies import PlanError, Technology, expanded, homes
 from scheduler.planning.throughput import work_s_at_slo
 from scheduler.simulation.mix import Profile
 from scheduler.simulation.regret import judged
@@ -83,12 +83,12 @@ class Requests:
 def homes_of(
     config: ClusterConfig, profiles: Sequence[Profile], technologies: Sequence[Technology]
 ) -> tuple[Profile, ...]:
-    """The profiles, each bound to the technologies of its home: the pool of ``config`` that serves it with the least work."""
-    offers = site_of(config, tuple(profiles), EPOCH_S).priced(EPOCH_S).offers
+    """The profiles, each bound to the technologies of its home: that of the pool which serves it with the least work."""
+    offers, family = site_of(config, tuple(profiles), EPOCH_S).priced(EPOCH_S).offers, homes(config)
     bound = []
     for profile in profiles:
         own = local_offers(profile, offers)
-        home = own[0].id.partition("/")[0] if own else ""
+        home = family[own[0].id.partition("/")[0]] if own else ""
         bound.append(replace(profile, pools=frozenset(t.name for t in technologies if t.pool == home)))
     return tuple(bound)
 

@@ -28,6 +28,8 @@ class PlanError(ValueError):
 class Technology:
     """One pool on one type of GPU. USD per hour and replica, amortized; None: not to be had that way.
 
+    ``pool``: the first one of its model on its site; the same requests may be served by all technologies of that (``homes``).
+
     ``owned_usd_per_hour`` and ``reserved_usd_per_hour`` hold idle power. ``rented_usd_per_hour`` is the effective price of an
     hour of work (``pricing.spot``) with idle power, ``start_s`` what it takes to start one.
     """
@@ -81,6 +83,15 @@ def companions(config: ClusterConfig) -> dict[str, str]:
     return found
 
 
+def homes(config: ClusterConfig) -> dict[str, str]:
+    """By pool, the first one of its model on its site: what may be served by one of them may be by any."""
+    beside, first, found = companions(config), dict[tuple[str, str], str](), dict[str, str]()
+    for pool in config.pools:
+        if pool.name not in beside:
+            found[pool.name] = first.setdefault((pool.model, pool.site), pool.name)
+    return found | {name: found[owner] for name, owner in beside.items()}
+
+
 def _is_alike(pool: Pool, other: Pool) -> bool:
     return (pool.model, pool.site, pool.curve) == (other.model, other.site, other.curve)
 
@@ -130,7 +141,7 @@ def technologies_of(config: ClusterConfig, now_s: float) -> tuple[Technology, ..
     """Every technology of ``config``, priced as of ``now_s``. Raises PlanError naming each that has no price."""
     whole = expanded(config)
     priced = board.price(whole, now_s)
-    beside = companions(config)
+    beside, family = companions(config), homes(config)
     here = {pool.name: pool for pool in config.pools}
     more: dict[str, Candidate | CloudOffer] = {offer.pool: offer for offer in config.planning.cloud}
     more |= {candidate.name: candidate for candidate in config.planning.candidates}
@@ -143,7 +154,8 @@ def technologies_of(config: ClusterConfig, now_s: float) -> tuple[Technology, ..
             problems.append(f"{pool.name}: {reason}")
         else:
             now = sum(p.replicas.max for p in config.pools if beside.get(p.name, p.name) == pool.name)
-            found.append(_technology(whole, pool, candidate, rental, priced, now))
+            home = family[candidate.pool if isinstance(candidate, Candidate) else pool.name]
+            found.append(_technology(whole, pool, home, candidate, rental, priced, now))
     if problems:
         raise PlanError("no plan without prices: " + "; ".join(problems))
     if not found:
@@ -174,6 +186,7 @@ def _unpriced(pool: Pool, rental: Rental | None, candidate: Candidate | CloudOff
 def _technology(
     config: ClusterConfig,
     pool: Pool,
+    home: str,
     more: Candidate | CloudOffer | None,
     rental: Rental | None,
     priced: Board,
@@ -190,7 +203,7 @@ def _technology(
     gpus = candidate.gpus_per_replica if candidate is not None else getattr(pool.engine, "gpus_per_replica", 0.0)
     return Technology(
         name=pool.name,
-        pool=candidate.pool if candidate is not None else pool.name,
+        pool=home,
         model=pool.model,
         context_tokens=next(model.context_tokens for model in config.models if model.name == pool.model),
         gpu=(hardware.gpu if hardware is not None else rental.gpu if rental is not None else "") or pool.name,

@@ -11,6 +11,7 @@ import pytest
 from pricing import board, onprem
 from scheduler.config import ClusterConfig
 from scheduler.core.supply import ServiceCurve
+from scheduler.planning.requests import homes_of
 from scheduler.planning.sizes import bucket_of, input_tokens_max
 from scheduler.planning.technologies import REPLICAS_MAX, PlanError, Technology, expanded, technologies_of
 from scheduler.simulation.scenario import EPOCH_S
@@ -146,3 +147,34 @@ def test_the_longest_prompt_is_one_that_is_read_in_time_or_fills_the_context() -
 
 def test_buckets_of_sizes_begin_at_their_bounds() -> None:
     assert bucket_of(np.array([0, 1, 1_023, 1_024, 8_191, 8_192, 1_000_000])).tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_pools_of_one_model_on_one_site_are_types_of_gpu_for_the_same_requests() -> None:
+    site = document()
+    second = {**site["pools"][0], "name": "llama-8b-slow", "curve": dict(site["pools"][0]["curve"], itl_base_s=0.02)}
+    far = {**site["pools"][0], "name": "llama-8b-far", "site": "there"}
+    site["sites"].append({**site["sites"][0], "name": "there"})
+    site["pools"] = [*site["pools"], second, far]
+    config = ClusterConfig.model_validate(
+        {**site, "planning": {"candidates": [{**SMALL_GPU, "pool": "llama-8b-slow"}]}}
+    )
+    found = {technology.name: technology.pool for technology in technologies_of(config, EPOCH_S)}
+    assert found == {
+        "llama-8b": "llama-8b", "llama-8b-slow": "llama-8b", "small-gpu": "llama-8b", "qwen-32b": "qwen-32b",
+        "llama-70b": "llama-70b", "llama-8b-far": "llama-8b-far",
+    }  # fmt: skip
+    made = scenario(config)
+    (drafts, *_) = homes_of(config, made.profiles, technologies_of(config, EPOCH_S))
+    assert drafts.pools == {"llama-8b", "llama-8b-slow", "small-gpu"}
+
+
+def test_the_order_of_pools_does_not_say_whose_requests_are_at_home() -> None:
+    site = document()
+    cloud = {**site["pools"][0], "name": "llama-8b-cloud", "replicas": {"min": 0, "max": 3}}
+    cloud["rental"] = {"gpu": "1xH100", "usd_per_hour": 1.99}
+    del cloud["hardware"]
+    config = ClusterConfig.model_validate({**site, "pools": [cloud, *site["pools"]]})
+    technologies = technologies_of(config, EPOCH_S)
+    assert "llama-8b-cloud" not in {technology.name for technology in technologies}
+    (drafts, *_) = homes_of(config, scenario(config).profiles, technologies)
+    assert drafts.pools == {"llama-8b"}
