@@ -84,7 +84,8 @@ def _doubts(found: Found) -> list[str]:
             f"{spec.slo_attainment_min:.1%} asked for (planning.slo_attainment_min)"
         )
     whole_usd = float(there(found.choice).usd_per_hour.mean())
-    if abs(one.played_usd_per_hour - one.searched_usd_per_hour) > _DOUBT * whole_usd:
+    # Less than searched is no doubt: in a short stretch a backlog need not be worked off.
+    if one.played_usd_per_hour - one.searched_usd_per_hour > _DOUBT * whole_usd:
         doubts.append(
             f"in the simulator the policy pays {one.played_usd_per_hour:.4g} USD per hour for APIs and energy, the search "
             f"expected {one.searched_usd_per_hour:.4g}: believe the former"

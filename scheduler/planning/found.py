@@ -15,7 +15,7 @@ from scheduler.simulation.scenario import Scenario, Window
 
 _T = TypeVar("_T")
 
-PLAYED_REQUESTS = 1_200_000
+PLAYED_REQUESTS = 2_400_000
 EXACT_REQUESTS = 12_000
 
 

@@ -16,6 +16,7 @@ from scheduler.planning.surface import Surface
 from scheduler.planning.units import Unit
 
 _POINTS = 200
+_HARDLY = 0.05  # of an hour in which one is rented: failures of owned replicas are in it
 _HOURS = 168
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
@@ -98,7 +99,7 @@ def _week(model: Model, unit: Unit, surface: Surface, owned: int, reserved: int,
     rented = np.minimum(load - base, extra * money.usable)
     api = load - base - rented
     of_load, of_base, of_rented, of_api, of_extra = (_by_hour(hour, of) for of in (load, base, rented, api, extra))
-    running = owned + reserved + np.ceil(of_extra - 1e-9).astype(int)
+    running = owned + reserved + np.ceil(of_extra - _HARDLY).astype(int)
     return document.Week(
         pool=unit.name, load=tuple(of_load.tolist()), base=tuple(of_base.tolist()), rented=tuple(of_rented.tolist()),
         api=tuple(of_api.tolist()), replicas=tuple(running.tolist()),

@@ -21,14 +21,14 @@ from scheduler.planning.surface import Floats, Surface
 __all__ = ["Parts", "UnitMoney", "costs", "parts"]
 
 _NEVER = 1e-12
-_RARE = 1e-3  # fewer working replicas than happens so seldom do not say how many are rented at most
+_RARE = 1e-3  # of the time: what is rented in less of it an API may take
 
 
 class Parts(NamedTuple):
     """Where the money goes, mean over scenarios. ``short_usd_per_hour`` is a weight, no bill: it is not in ``costs``.
 
     ``rented`` and ``home_usd_per_hour`` [bin], each bin as if the whole time were like it: replicas rented, and what all
-    replicas save net of energy. ``rented_max``: the most at once, but for rare failures of many owned ones together.
+    replicas save net of energy. ``rented_max``: the most at once, but for a thousandth of the time.
     """
 
     costs: document.Costs
@@ -66,7 +66,7 @@ def parts(surface: Surface, money: UnitMoney, scenarios: Sequence[Scenario], own
     instants = [(1.0 / len(s.instants) / len(scenarios), s.weight, at) for s in scenarios for at in s.instants]
     rent_usd = energy_usd = api_usd = short_usd = 0.0
     renting, home_usd = np.zeros(len(surface.load)), np.zeros(len(surface.load))
-    most = 0
+    often = np.zeros(1)  # share of the time in which so many are rented
     for part, weight, instant in instants:
         at_work = hours(surface, money, instant, replicas)
         offered_usd = instant.api_price * instant.growth * surface.all_api_usd_per_hour
@@ -83,7 +83,10 @@ def parts(surface: Surface, money: UnitMoney, scenarios: Sequence[Scenario], own
             short_usd += share * float(weight @ lacking) * money.short_usd_per_hour
             renting += share * (works @ extra)
             home_usd += share * (saved_usd - drawn_usd)
-            most = max(most, int(extra[works > _RARE][:, weight > 0.0].max(initial=0)))
+            times = np.bincount(extra.ravel(), (share * works[:, None] * weight).ravel())
+            often = np.pad(often, (0, max(0, len(times) - len(often))))
+            often[: len(times)] += times
+    most = int(np.argmax(np.cumsum(often) >= (1.0 - _RARE) * often.sum()))
     none = np.zeros(1, np.int64)
     owned_usd = float(_committed(money, scenarios, np.array([owned]), none).mean())
     reserved_usd = float(_committed(money, scenarios, none, np.array([reserved])).mean())
