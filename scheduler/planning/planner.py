@@ -2,7 +2,7 @@
 
 1. price every request at home and away         ``requests``
 2. mixed-integer program over types of GPU      ``groups``, ``capacity``
-3. fluid search over scenarios                  ``model``
+3. fluid search over scenarios                  ``model``, ``consolidation``
 4. the real policy in the compiled kernel       ``finalists``, ``calibration``; search again with what a replica really does
 5. the chosen plan in the exact engine
 6. sensitivity, sizings, what everything means  ``alternatives``, ``outlook``, ``meaning``
@@ -16,6 +16,7 @@ from dataclasses import replace
 from scheduler.config import ClusterConfig
 from scheduler.planning import alternatives
 from scheduler.planning.capacity import Infeasible, solve
+from scheduler.planning.consolidation import consolidated
 from scheduler.planning.finalists import exact, play, stage_of
 from scheduler.planning.found import Asked, Found, Say, there
 from scheduler.planning.groups import grouped
@@ -81,7 +82,9 @@ def _program(found: Found, say: Say) -> None:
 
 
 def _search(found: Found, say: Say) -> None:
-    found.choice = there(found.model).best()
+    model = there(found.model)
+    found.choice = model.best()
+    found.model, found.choice = consolidated(model, found.choice, lambda: say("choosing types of GPU", 0.5))
 
 
 def remade(found: Found, config: ClusterConfig) -> Model:

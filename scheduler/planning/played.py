@@ -77,10 +77,11 @@ def sample_of(
     """The whole of ``window`` where it has few enough requests, else stretches over the range of its load.
 
     ``load`` [bin] between ``edges_s``. Stretches stand for parts of the load-duration curve, thinner ones where the load is
-    high, since that is where replicas run short. The whole is played in so many ``pieces``, one after the other.
+    high, since that is where replicas run short. The whole is played in as many ``pieces`` at most, one after the other.
     """
     span_s = min(window.span_s * requests_max / max(1, scenario.requests_expected(window)), windows_max * _WINDOW_S_MAX)
     if span_s >= window.span_s:
+        pieces = max(1, min(pieces, int(window.span_s / (_COUNTED_S_MIN + WARM_S))))
         edges = np.linspace(window.start_s, window.end_s, pieces + 1).tolist()
         whole = tuple(Window(begin_s, end_s) for begin_s, end_s in pairwise(edges))
         return Sample(whole, (1.0 / pieces,) * pieces, min(WARM_S, _WARM_SHARE_MAX * window.span_s / pieces))
