@@ -94,6 +94,7 @@ def _vllm_app(config: ClusterConfig, pool: Pool, engine: VllmEngine, token: str,
     options = {
         "num_cpus": engine.cpus_per_replica,
         "num_gpus": engine.gpus_per_replica,
+        "resources": dict(engine.resources),
         "runtime_env": {"env_vars": environment(engine.env, config.air_gapped)},
     }
     deploying = serve.deployment(

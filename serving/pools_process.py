@@ -59,7 +59,7 @@ def start_ray(config: ClusterConfig) -> None:
 
 def _check_fits(pool: Pool, resources: dict[str, float], joined: bool) -> None:
     if isinstance(pool.engine, VllmEngine) and not joined:
-        wanted = {"GPU": pool.engine.gpus_per_replica, "CPU": pool.engine.cpus_per_replica}
+        wanted = {"GPU": pool.engine.gpus_per_replica, "CPU": pool.engine.cpus_per_replica, **pool.engine.resources}
         for what, each in wanted.items():
             have = resources.get(what, 0.0)
             if each * pool.replicas.min > have:

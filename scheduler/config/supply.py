@@ -71,7 +71,10 @@ class Adapter(Model):
 
 
 class VllmEngine(Model):
-    """vLLM under Ray Serve. ``args`` are vLLM's own engine arguments (tensor_parallel_size, quantization, ...)."""
+    """vLLM under Ray Serve. ``args`` are vLLM's own engine arguments (tensor_parallel_size, quantization, ...).
+
+    ``resources``: of Ray, beside GPUs and CPUs, by name; a replica is placed on nodes that have them, such as rented ones.
+    """
 
     kind: Literal["vllm"]
     path: str = Field(min_length=1)
@@ -79,6 +82,7 @@ class VllmEngine(Model):
     env: dict[str, str] = Field(default_factory=dict)
     gpus_per_replica: NonNegative = 0
     cpus_per_replica: NonNegative = 1
+    resources: dict[str, Positive] = Field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
 
 

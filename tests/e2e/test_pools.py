@@ -110,8 +110,8 @@ class Unfit(NamedTuple):
 
 @pytest.fixture(scope="module")
 def unfit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unfit]:
-    """The pools process of a site that asks for 64 GPUs, on a Ray of its own; it ends while others start."""
-    engine = f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}}}, gpus_per_replica: 64}}"
+    """The pools process of a site that asks for what no node has, on a Ray of its own; it ends while others start."""
+    engine = f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}}}, resources: {{rented: 64}}}}"
     directory = tmp_path_factory.mktemp("unfit")
     path, log = directory / "cluster.yaml", directory / "log"
     path.write_text(site(tiny_intent=engine) + f"\ncontroller: {{port: {free_port()}}}\n")
@@ -131,7 +131,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, vllm: str, unfit: Unfit) -> 
     directory = tmp_path_factory.mktemp("pools")
     same, loud = write_adapter(directory / "same", 0.0), write_adapter(directory / "loud", 1.0)
     text = site(
-        tiny_intent=f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}, max_loras: 2}}, gpus_per_replica: 1, "
+        tiny_intent=f"{{kind: vllm, path: {MODEL}, args: {{{ARGS}, max_loras: 2}}, "
+        "gpus_per_replica: 1, resources: {rented: 1}, "
         f"adapters: [{{model: same, path: {same}}}, {{model: loud, path: {loud}}}]}}",
         relayed="{kind: ray-serve-llm, upstream_model: tiny-intent, llm_config: {"
         f"model_loading_config: {{model_id: tiny-intent, model_source: {MODEL}}}, "
@@ -139,9 +140,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, vllm: str, unfit: Unfit) -> 
         'runtime_env: {env_vars: {OMP_NUM_THREADS: "1", HF_HUB_OFFLINE: "1", VLLM_NO_USAGE_STATS: "1"}}}}',
         theirs=f'{{kind: url, urls: ["{vllm}"], upstream_model: theirs, api_key: {{env: THEIR_KEY}}}}',
     )
-    # Ray is told of a GPU that is not there: placement by num_gpus is real, the engine is the CPU build.
+    # Ray is told of a GPU and a resource that are not there: placement by them is real, the engine is the CPU build.
     # One core for the first pool, and two for ``ray.serve.llm``, which has to do with what a small machine has.
-    ray = json.dumps({"CPU": 3, "GPU": 1})
+    ray = json.dumps({"CPU": 3, "GPU": 1, "rented": 1})
     with running(directory, text, READY_S, RAY_OVERRIDE_RESOURCES=ray, THEIR_KEY="their-key") as started:
         yield started
 
@@ -171,4 +172,4 @@ def test_a_vllm_server_that_runs_already_serves_as_a_pool_and_its_counters_are_r
 
 def test_a_pool_that_does_not_fit_says_what_is_missing(unfit: Unfit) -> None:
     assert unfit.process.wait(120) == 1
-    assert "pools.tiny_intent: 1 replica(s) of 64 GPU do not fit" in unfit.log.read_text()
+    assert "pools.tiny_intent: 1 replica(s) of 64 rented do not fit" in unfit.log.read_text()
