@@ -37,8 +37,10 @@ def play(found: Found, say: Say) -> None:
     paced = [p.service_class.name for p in asked.scenario.profiles if p.service_class.tpot_s_max < math.inf]
     if paced:  # the kernel judges no pace; the exact engine does
         found.warnings.append(
-            f"{paced[0]} has a tpot_s_max: only a short stretch was played, and nothing was calibrated"
+            f"{paced[0]} has a tpot_s_max: only a short stretch was played, and what a replica does was not calibrated"
         )
+        for _ in range(_ROUNDS_MAX):
+            _search_again(found)
         return
     stage, weight = stage_of(found), calibration.weights_of(model.edges_s, sample)
     settings = KernelSettings(gateways=_GATEWAYS, seed=asked.seed, bid_every_s=BID_EVERY_S)
@@ -54,9 +56,8 @@ def play(found: Found, say: Say) -> None:
             played = stage.kernel(replicas, sample, settings, by_window)
             told.append(calibration.usable_of(model, weight, replicas, rented, played, bought))
             found.finalists.append(_finalist(model, weight, replicas, rented, played, "kernel"))
-        model = replace(model, usable=calibration.merged(told))
-        found.model = model = replace(model, overheads=calibration.overheads_of(model, there(found.choice), clock))
-        found.choice = model.best()
+        found.model = replace(model, usable=calibration.merged(told))
+        model = _search_again(found)
         if all(abs(found.replicas[name] - count) <= _SETTLED * count for name, count in middle.items()):
             break
     rehearsals = calibration.rehearsals_of(model, there(found.choice), clock)
@@ -66,6 +67,14 @@ def play(found: Found, say: Say) -> None:
     found.finalists = [one for one in found.finalists if one.replicas != found.replicas]
     found.finalists.append(_finalist(model, weight, found.replicas, rented, found.played, "kernel", is_chosen=True))
     found.warnings += _doubts(found)
+
+
+def _search_again(found: Found) -> Model:
+    """With rents as dear as the clock makes them around the choice."""
+    model, clock = there(found.model), found.asked.config.policy.commitment
+    found.model = model = replace(model, overheads=calibration.overheads_of(model, there(found.choice), clock))
+    found.choice = model.best()
+    return model
 
 
 def _scaled(found: Found, replicas: Mapping[str, int], factor: float) -> dict[str, int]:
