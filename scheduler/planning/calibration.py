@@ -27,7 +27,7 @@ Rented = Mapping[str, np.ndarray]
 USABLE_MIN = 0.3
 OVERHEAD_MAX = 5.0
 _FEWER = (0.6, 0.8, 1.0)
-_WAIT_SHARE_MAX = 0.05  # more would be luck of the windows that were played
+USABLE_MAX = 1.0  # more would be luck of stretches that begin with nothing to do
 _STEPS = 30
 # Of what everything would cost at APIs: nearer to nothing or everything than this, a difference says nothing.
 _TOLD = 1e-4
@@ -147,19 +147,13 @@ def usable_of(
         spent = played.api_usd_per_hour.get(unit.name, 0.0) + played.energy_usd_per_hour.get(unit.name, 0.0) - must_usd
         # As shares: the fluid may see a part of the requests. What the policy would rather buy is not for it to save.
         share = (everything - spent) / (everything * (1.0 - refused[unit.technology.pool]))
-        at = _matching(surface, weight, count, share, _usable_max(model, unit.name))
+        at = _matching(surface, weight, count, share)
         if at is not None:
             found[unit.name] = at
     return found
 
 
-def _usable_max(model: Model, name: str) -> float:
-    """Above 1 by what may wait for a later bin than that in which it came: its objective, as a part of the bin."""
-    bin_s = float(model.edges_s[1] - model.edges_s[0])
-    return 1.0 + min(_WAIT_SHARE_MAX, model.waits_s.get(name, 0.0) / bin_s)
-
-
-def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, share: float, most: float) -> float | None:
+def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, share: float) -> float | None:
     """The part of ``count`` replicas [bin] with which the fluid saves ``share``; None where it cannot be told."""
     everything = float(weight @ surface.all_api_usd_per_hour)
 
@@ -168,7 +162,7 @@ def _matching(surface: Surface, weight: np.ndarray, count: np.ndarray, share: fl
 
     if everything <= 0.0 or saved(1.1) - saved(0.9) < _TOLD:  # a fifth of so many does not matter
         return None
-    return _rising(saved, share, USABLE_MIN, most)
+    return _rising(saved, share, USABLE_MIN, USABLE_MAX)
 
 
 def merged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -43,5 +43,5 @@ def _without(model: Model, unit: Unit, heir: Unit) -> Model:
     every = {(int(p), b) for p in set(pool.profile.tolist()) for b in range(BUCKETS)}
     before = model.placements.get(pool.pool, {})
     moved: Placement = {key: place if (at := before.get(key, 0)) == gone else at for key in every}
-    made = model_of(model.spec, model.requests, {**model.placements, pool.pool: moved}, model.seed, model.waits_s)
+    made = model_of(model.spec, model.requests, {**model.placements, pool.pool: moved}, model.seed)
     return replace(made, usable=model.usable, overheads=model.overheads)

@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 # Root mean square of the errors, as logarithms, of such forecasts within the first four days of five public series: rates of
-# ServeGen's m-small, m-mid and m-large, and tokens of its m-small and m-large requests (0.09 to 0.28; arXiv:2505.09999).
-LEVEL_SD = 0.18
+# ServeGen's m-small, m-mid and m-large, and tokens of its m-small and m-large requests (0.10 to 0.28; arXiv:2505.09999).
+LEVEL_SD = 0.19
 _WORTH_DAYS = 4.0  # of seen ones, that this counts for
 _DAY_S = 86_400.0
 _DAYS_MIN = 2  # a single day says nothing of how days differ
@@ -100,11 +100,12 @@ def _levels(blocks: Blocks, load: Floats) -> Floats:
 
 
 def _squares(levels: Floats, half_life: float) -> Floats | None:
-    """Squared errors of the forecast of each day but the first, from the days before it."""
+    """Squared errors of what the first day, the first two and so on foretell of the mean of all later ones."""
     if not (levels > 0.0).all():
         return None
     forecasts = [_recent(day, half_life * day) @ levels[:day] for day in range(1, len(levels))]
-    return np.asarray(np.log(levels[1:] / np.array(forecasts)) ** 2, np.float64)
+    came = [levels[day:].mean() for day in range(1, len(levels))]
+    return np.asarray(np.log(np.array(came) / np.array(forecasts)) ** 2, np.float64)
 
 
 def _recent(count: int, half_life: float) -> Floats:

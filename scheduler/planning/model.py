@@ -62,8 +62,8 @@ class Choice:
 class Model:
     """``usable`` by unit: how much of a replica the fluid may count. ``bought_usd_per_hour``: what never comes home.
 
-    ``bought_by_bin``: the same by time bin. ``level_sd``: as ``days``. ``waits_s`` by unit: the longest objective of a
-    first token among its requests. ``overheads`` by unit: how much dearer renting comes than listed (``calibration``).
+    ``bought_by_bin``: the same by time bin. ``level_sd``: as ``days``. ``overheads`` by unit: how much dearer renting comes
+    than listed (``calibration``).
     """
 
     spec: PlanningSpec
@@ -75,7 +75,6 @@ class Model:
     bought_usd_per_hour: float
     seed: int
     usable: Mapping[str, float] = field(default_factory=dict)
-    waits_s: Mapping[str, float] = field(default_factory=dict)
     drawn: tuple[Scenario, ...] = ()
     bought_by_bin: np.ndarray = field(default_factory=lambda: np.zeros(1))
     level_sd: float = 0.0
@@ -195,9 +194,7 @@ class Model:
         return [recourse.parts(s, self.money(u, levers), drawn, own, held) for u, s, own, held in rows]
 
 
-def model_of(
-    spec: PlanningSpec, requests: Requests, placements: Mapping[str, Placement], seed: int, waits_s: Mapping[str, float]
-) -> Model:
+def model_of(spec: PlanningSpec, requests: Requests, placements: Mapping[str, Placement], seed: int) -> Model:
     """Units, surfaces and scenarios of the requests."""
     units, stray_usd = units_of(requests, placements)
     edges_s = edges_of(requests)
@@ -214,9 +211,7 @@ def model_of(
     bought = requests.homeless_usd_per_hour + stray_usd / requests.hours
     usd, _ = np.histogram(requests.homeless_at_s, edges_s, weights=requests.homeless_usd.astype(float))
     by_bin = usd * requests.stands_for / (np.diff(edges_s) / 3600.0) + stray_usd / requests.hours
-    return Model(
-        spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, waits_s, drawn, by_bin, sd
-    )
+    return Model(spec, requests, placements, edges_s, units, tuple(surfaces), bought, seed, {}, drawn, by_bin, sd)
 
 
 def edges_of(requests: Requests) -> np.ndarray:

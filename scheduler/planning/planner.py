@@ -21,7 +21,7 @@ from scheduler.planning.finalists import exact, play, stage_of
 from scheduler.planning.found import Asked, Found, Say, there
 from scheduler.planning.groups import grouped
 from scheduler.planning.model import Model, edges_of, model_of
-from scheduler.planning.requests import homes_of, requests_of, waits_s_of
+from scheduler.planning.requests import requests_of
 from scheduler.planning.technologies import PlanError, technologies_of
 from scheduler.simulation.scenario import EPOCH_S
 
@@ -77,8 +77,7 @@ def _program(found: Found, say: Say) -> None:
         raise PlanError(f"no plan can hold what must stay at home: {error}") from error
     found.program_usd_per_hour = solved.usd_per_hour
     placements = grouping.placements(solved.share)
-    waits_s = waits_s_of(homes_of(found.asked.config, found.asked.scenario.profiles, found.technologies))
-    found.model = model_of(found.asked.config.planning, requests, placements, found.asked.seed, waits_s)
+    found.model = model_of(found.asked.config.planning, requests, placements, found.asked.seed)
 
 
 def _search(found: Found, say: Say) -> None:
@@ -92,7 +91,7 @@ def remade(found: Found, config: ClusterConfig) -> Model:
     technologies = technologies_of(config, EPOCH_S)
     requests = requests_of(found.asked.scenario, config, technologies, found.asked.window)
     model = there(found.model)
-    made = model_of(config.planning, requests, model.placements, model.seed, model.waits_s)
+    made = model_of(config.planning, requests, model.placements, model.seed)
     return replace(made, usable=model.usable)
 
 

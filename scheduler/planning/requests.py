@@ -93,15 +93,6 @@ def homes_of(
     return tuple(bound)
 
 
-def waits_s_of(homes: Sequence[Profile]) -> dict[str, float]:
-    """By technology: the longest objective of the time to a first token of what may come to it."""
-    found: dict[str, float] = {}
-    for profile in homes:
-        for name in profile.pools or ():
-            found[name] = max(found.get(name, 0.0), profile.service_class.ttft_s_max)
-    return found
-
-
 def requests_of(
     scenario: Scenario,
     config: ClusterConfig,

@@ -9,10 +9,7 @@ import numpy as np
 
 from scheduler.planning.consolidation import consolidated
 from scheduler.planning.model import Model, model_of
-from scheduler.planning.requests import homes_of, waits_s_of
 from scheduler.planning.sizes import BUCKETS, bucket_of
-from scheduler.planning.technologies import technologies_of
-from scheduler.simulation.scenario import EPOCH_S
 from tests.support.planning_sites import SMALL_GPU, fleet, priced, scenario
 
 
@@ -21,15 +18,14 @@ def model(usd_per_hour: float, share: float) -> Model:
     """Of the 8B model's sizes of requests this share, the smallest ones, is on the small GPU."""
     rental: dict[str, Any] = {"gpu": "L40S", "usd_per_hour": 5.0}
     config = fleet({**SMALL_GPU, "rental": rental, "reserved_usd_per_hour": usd_per_hour}, scenarios=4)
-    technologies, made = technologies_of(config, EPOCH_S), scenario(config)
+    made = scenario(config)
     requests = priced(config, made)
     own = next(pool for pool in requests.pools if pool.pool == "llama-8b")
     small = [technology.name for technology in own.technologies].index("small-gpu")
     sizes = np.unique(bucket_of(own.input_tokens))
     until = int(np.append(sizes, BUCKETS)[round(share * len(sizes))])
     placement = {(int(p), b): small if b < until else 0 for p in set(own.profile.tolist()) for b in range(BUCKETS)}
-    homes = homes_of(config, made.profiles, technologies)
-    return model_of(config.planning, requests, {"llama-8b": placement}, 0, waits_s_of(homes))
+    return model_of(config.planning, requests, {"llama-8b": placement}, 0)
 
 
 def test_a_replica_for_the_rest_of_the_requests_goes_where_others_have_room() -> None:

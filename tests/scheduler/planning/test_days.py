@@ -26,8 +26,8 @@ def test_steady_days_leave_a_part_of_the_prior() -> None:
 
 def test_errors_are_those_of_an_exponentially_weighted_mean_by_hand() -> None:
     load = np.repeat([1.0, 2.0, 1.0], 24)
-    # Half-life of a day in two days seen: weights 1/3 and 2/3.
-    errors = [math.log(2.0 / 1.0), math.log(1.0 / (1.0 / 3.0 + 4.0 / 3.0))]
+    # What comes after the first day is 1.5 in the mean. Half-life of a day in two days seen: weights 1/3 and 2/3.
+    errors = [math.log(1.5 / 1.0), math.log(1.0 / (1.0 / 3.0 + 4.0 / 3.0))]
     wanted = math.sqrt((4 * LEVEL_SD**2 + sum(e * e for e in errors)) / 6)
     assert level_sd(blocks_of(hourly(3)), [load], 0.5) == pytest.approx(wanted)
 
@@ -41,9 +41,12 @@ def test_the_unit_of_load_does_not_matter(days: int, factor: float, seed: int) -
 
 
 def test_many_days_outweigh_the_prior() -> None:
-    levels = np.exp(np.random.default_rng(1).normal(0.0, 0.5, 200))
-    sd = level_sd(blocks_of(hourly(200)), [np.repeat(levels, 24)], 1.0)
-    assert sd == pytest.approx(0.5, rel=0.1)
+    rng = np.random.default_rng(1)
+    drifting = np.repeat(np.exp(np.cumsum(rng.normal(0.0, 0.3, 200))), 24)
+    blocks = blocks_of(hourly(200))
+    assert level_sd(blocks, [drifting], 0.25) > 3.0 * LEVEL_SD
+    # Days that differ by chance alone say much of their mean.
+    assert level_sd(blocks, [np.repeat(np.exp(rng.normal(0.0, 0.3, 200)), 24)], 0.25) < 0.6 * LEVEL_SD
 
 
 def test_a_trace_of_hours_and_a_day_without_load_say_nothing_of_days() -> None:

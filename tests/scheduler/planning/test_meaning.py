@@ -25,7 +25,7 @@ from scheduler.planning.found import Asked, Found
 from scheduler.planning.model import Choice, Model, model_of
 from scheduler.planning.played import Played
 from scheduler.planning.recourse import UnitMoney
-from scheduler.planning.requests import homes_of, requests_of, waits_s_of
+from scheduler.planning.requests import requests_of
 from scheduler.planning.scenarios import Instant, Scenario
 from scheduler.planning.shortage import short_usd_per_hour, shortage
 from scheduler.planning.sizes import BUCKETS
@@ -61,8 +61,7 @@ def searched(
             for p in requests.pools
         )
         requests = replace(requests, pools=pools)
-    waits_s = waits_s_of(homes_of(config, asked.scenario.profiles, technologies))
-    model = model_of(config.planning, requests, placements or {}, 0, waits_s)
+    model = model_of(config.planning, requests, placements or {}, 0)
     return Found(asked, technologies, requests, model, model.best())
 
 
@@ -98,7 +97,7 @@ def test_what_owning_is_worth_does_not_depend_on_the_horizon_of_the_plan(tmp_pat
     found = []
     for years in (1.0, 5.0):
         spec = model.spec.model_copy(update={"horizon_years": years})
-        again = model_of(spec, model.requests, model.placements, model.seed, model.waits_s)
+        again = model_of(spec, model.requests, model.placements, model.seed)
         found.append(meaning.present_value(again, choice))
     assert found[0] == found[1]
 
@@ -110,7 +109,7 @@ def test_api_prices_that_double_every_year_double_what_is_saved_and_once_only(tm
     npv = meaning.present_value(model, everything)
     assert npv is not None
     today = model.spec.model_copy(update={"api_price_per_year": Uncertain(mean=0.0, sd=0.0)})
-    flat = model_of(today, model.requests, model.placements, model.seed, model.waits_s).all_api_usd_per_hour().mean()
+    flat = model_of(today, model.requests, model.placements, model.seed).all_api_usd_per_hour().mean()
     first = flat * np.mean([2.0 ** ((k + 0.5) / 4) for k in range(4)])  # over the four instants of the first year
     rise = npv.years[2].cash_usd - npv.years[1].cash_usd
     assert rise == pytest.approx(first * 8760.0, rel=1e-6)
@@ -198,7 +197,7 @@ def test_each_pool_has_the_pue_and_the_tariff_of_its_own_site() -> None:
     config = ClusterConfig.model_validate(text | {"planning": {"scenarios": 2}})
     of = planning_sites.scenario(config)
     technologies, window = technologies_of(config, EPOCH_S), planning_sites.window(of)
-    model = model_of(config.planning, requests_of(of, config, technologies, window), {}, 0, {})
+    model = model_of(config.planning, requests_of(of, config, technologies, window), {}, 0)
     choice = model.of([1, 2, 1])
     use = energy_use.energy_use(Found(Asked(config, of, window)), model, choice)
     share = np.diff(model.edges_s) / window.span_s

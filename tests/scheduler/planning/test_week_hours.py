@@ -91,7 +91,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Choice]:
     config = site(tmp_path_factory.mktemp("week"))
     of, window = scenario(config, hours()), Window(0.0, SPAN_S)
     model = model_of(
-        config.planning, requests_of(of, config, technologies_of(config, EPOCH_S), window, rows_max=20_000), {}, 0, {}
+        config.planning, requests_of(of, config, technologies_of(config, EPOCH_S), window, rows_max=20_000), {}, 0
     )
     return model, model.best()
 
