@@ -68,7 +68,7 @@ class ClusterConfig(Model):
     @model_validator(mode="after")
     def _references(self) -> ClusterConfig:
         problems = [*self._duplicates(), *self._dangling(), *self._feeds_dangling(), *self._sovereignty()]
-        problems += self._empty()
+        problems += [*self._empty(), *self._cloud_zones()]
         if not self.pools and not self.providers:
             problems.append("pools, providers: at least one source is needed")
         if problems:
@@ -183,14 +183,17 @@ class ClusterConfig(Model):
             yield f"pools[{i}].replicas.min: {pool.name!r} cannot be empty: {problem}"
 
     def _cloud_zones(self) -> Iterable[str]:
+        """Whatever a pool may see is seen by what stands in for it: what a plan may rent has to be where the pool is."""
         zones = {site.name: site.zone for site in self.sites}
         at = {pool.name: zones.get(pool.site) for pool in self.pools}
-        for i, offer in enumerate(self.planning.cloud):
-            zone = at.get(offer.pool)
-            if zone is not None and offer.zone != zone:
+        told = [(f"planning.candidates[{i}]", c.pool, c.zone) for i, c in enumerate(self.planning.candidates)]
+        told += [(f"planning.cloud[{i}]", offer.pool, offer.zone) for i, offer in enumerate(self.planning.cloud)]
+        for path, pool, there in told:
+            here = at.get(pool)
+            if here is not None and there is not None and there != here:
                 yield (
-                    f"planning.cloud[{i}].zone: {offer.zone!r} is not {zone!r}, where {offer.pool!r} is: what is rented "
-                    f"stands in for it and would see what may not leave {zone!r}"
+                    f"{path}.zone: {there!r} is not {here!r}, where {pool!r} is: what stands in for it would see what may "
+                    f"not leave {here!r}"
                 )
 
     def _sovereignty(self) -> Iterable[str]:

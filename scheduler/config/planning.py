@@ -35,12 +35,14 @@ class Beside(NamedTuple):
 class Candidate(Model):
     """Another type of GPU under the model of ``pool``: what ``baseload plan`` may put beside or instead of what is there.
 
-    ``reserved_usd_per_hour``: a replica rented for the whole horizon. ``engine_args`` replace the pool's where it is chosen.
-    ``cloud_pool``: as in ``CloudOffer``, for when it is chosen.
+    ``reserved_usd_per_hour``: a replica rented for the whole horizon. ``zone``: where it is; needed with that and ``rental``.
+    It sees all that the pool sees, so ``zone`` has to be that of the pool's site. ``engine_args`` replace the pool's where it
+    is chosen. ``cloud_pool``: as in ``CloudOffer``, for when it is chosen.
     """
 
     name: Name
     pool: Name
+    zone: Name | None = None
     gpus_per_replica: Positive
     curve: Curve
     energy: Energy
@@ -58,8 +60,11 @@ class Candidate(Model):
 
     @model_validator(mode="after")
     def _to_be_had(self) -> Candidate:
-        if self.hardware is None and self.rental is None and self.reserved_usd_per_hour is None:
+        is_rented = self.rental is not None or self.reserved_usd_per_hour is not None
+        if self.hardware is None and not is_rented:
             raise ValueError("give at least one of hardware (to own), rental (by the hour) and reserved_usd_per_hour")
+        if is_rented and self.zone is None:
+            raise ValueError("zone: say where that is which rental or reserved_usd_per_hour pays for")
         return self
 
 

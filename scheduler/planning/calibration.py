@@ -15,7 +15,7 @@ from scheduler.config.demand import CommitmentSpec
 from scheduler.core.fleet import CommitmentPolicy
 from scheduler.planning import recourse, scenarios
 from scheduler.planning.hourly import UnitMoney
-from scheduler.planning.model import Choice, Model
+from scheduler.planning.model import OVERHEAD_MAX, Choice, Model
 from scheduler.planning.played import Played, Sample
 from scheduler.planning.rehearsal import Rehearsed, rehearse
 from scheduler.planning.surface import Surface
@@ -25,7 +25,6 @@ from scheduler.planning.units import Unit
 Rented = Mapping[str, np.ndarray]
 
 USABLE_MIN = 0.3
-OVERHEAD_MAX = 5.0
 _FEWER = (0.6, 0.8, 1.0)
 USABLE_MAX = 1.0  # more would be luck of stretches that begin with nothing to do
 _STEPS = 30
@@ -75,7 +74,7 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
     """By unit, how much dearer renting comes than it is listed.
 
     At these, the search, which knows what is to come, expects the cost of the clock, which does not: in sum over ``choice``
-    and somewhat fewer, since at one number alone little may be rented. Units that rent nothing keep what they have.
+    and somewhat fewer, since at one number alone little may be rented. Units for which it is no dearer keep what they have.
     """
     as_is = scenarios.expected(model.spec, model.edges_s - model.edges_s[0])
     today = replace(as_is, instants=(scenarios.Instant(1.0, 1.0, 1.0),))
@@ -86,9 +85,13 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
             continue
         counts = sorted({round(part * had) for part in _FEWER})
         rehearsals = {count: _rehearsed(model, at, count, spec) for count in counts}
-        everything = float(today.weight @ (surface.all_api_usd_per_hour + surface.must_energy_usd_per_hour))
+        weight = today.weight
+        everything = float(weight @ (surface.all_api_usd_per_hour + surface.must_energy_usd_per_hour))
         clock_usd = sum(
-            of.rent_usd_per_hour(listed) + everything - of.saved_usd_per_hour(surface, listed, count)
+            of.rent_usd_per_hour(listed, weight)
+            + of.short_usd_per_hour(surface, listed, count, weight)
+            + everything
+            - of.saved_usd_per_hour(surface, listed, count, weight)
             for count, of in rehearsals.items()
         )
 
@@ -96,10 +99,10 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
             overhead: float, unit: Unit = unit, surface: Surface = surface, counts: Sequence[int] = counts
         ) -> float:
             money = replace(replace(model, overheads={unit.name: overhead}).money(unit), owned_availability=1.0)
-            costs = [recourse.parts(surface, money, [today], *_as_had(money, count)).costs for count in counts]
-            return sum(of.rented + of.energy + of.api for of in costs)
+            made = [recourse.parts(surface, money, [today], *_as_had(money, count)) for count in counts]
+            return sum(of.costs.rented + of.costs.energy + of.costs.api + of.short_usd_per_hour for of in made)
 
-        if any(of.held.any() for of in rehearsals.values()):
+        if clock_usd > searched_usd(1.0):
             found[unit.name] = _rising(searched_usd, clock_usd, 1.0, OVERHEAD_MAX)
     return found
 

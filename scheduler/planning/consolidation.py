@@ -44,4 +44,4 @@ def _without(model: Model, unit: Unit, heir: Unit) -> Model:
     before = model.placements.get(pool.pool, {})
     moved: Placement = {key: place if (at := before.get(key, 0)) == gone else at for key in every}
     made = model_of(model.spec, model.requests, {**model.placements, pool.pool: moved}, model.seed)
-    return replace(made, usable=model.usable, overheads=model.overheads)
+    return replace(made, usable=model.usable, overheads=model.overheads, level_sd=model.level_sd, drawn=model.drawn)

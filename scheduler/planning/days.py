@@ -22,7 +22,7 @@ Counts = NDArray[np.int64]
 # ServeGen's m-small, m-mid and m-large, and tokens of its m-small and m-large requests (0.10 to 0.28; arXiv:2505.09999).
 LEVEL_SD = 0.19
 _WORTH_DAYS = 4.0  # of seen ones, that this counts for
-_DAY_S = 86_400.0
+_DAY_S, _WEEK_DAYS = 86_400.0, 7
 _DAYS_MIN = 2  # a single day says nothing of how days differ
 _PARTS = 10
 _CLOSE = 1e-9
@@ -66,10 +66,16 @@ def weight_of(blocks: Blocks, drawn: Counts) -> Floats:
 
 
 def shares_of(blocks: Blocks, half_life: float) -> Floats:
-    """How often each block comes up [block], 1 in all: a day that is ``half_life`` of the trace older half as often."""
-    if not blocks.are_days or math.isinf(half_life):
+    """How often each block comes up [block], 1 in all: a day that is ``half_life`` of the trace older half as often.
+
+    From a week on by whole weeks, so that no day of the week counts more than another.
+    """
+    if not blocks.are_days:
         return np.full(blocks.drawn, 1.0 / blocks.drawn)
-    return _recent(blocks.drawn, half_life * blocks.drawn)
+    period = _period(blocks.drawn)
+    age = np.arange(blocks.drawn)[::-1] // period * period
+    weights = np.exp2(-age / (half_life * blocks.drawn))
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def balanced(shares: Floats, count: int, rng: np.random.Generator) -> Counts:
@@ -82,27 +88,36 @@ def balanced(shares: Floats, count: int, rng: np.random.Generator) -> Counts:
 def level_sd(blocks: Blocks, loads: Sequence[Floats], half_life: float) -> float:
     """Standard deviation, as a logarithm, of the level of days to come around the forecast, over series of load [bin].
 
-    0 for a trace of less than two days: nothing is known of how days differ. A series that has a day without any load says
-    nothing, and each counts as much as any other.
+    0 for a trace of less than two days: nothing is known of how days differ. Of a week and more, whole weeks are what is
+    forecast. A series counts by its load; one that has a day without any says nothing.
     """
     if not blocks.are_days:
         return 0.0
-    squares = [errors for load in loads if (errors := _squares(_levels(blocks, load), half_life)) is not None]
-    mean = np.mean(squares, axis=0) if squares else np.zeros(0)
+    series = [levels for load in loads if (levels := _levels(blocks, load)).all()]
+    squares = [_squares(_weekly(levels), half_life) for levels in series]
+    mean = np.average(squares, axis=0, weights=[of.mean() for of in series]) if squares else np.zeros(0)
     return math.sqrt((_WORTH_DAYS * LEVEL_SD**2 + float(mean.sum())) / (_WORTH_DAYS + len(mean)))
 
 
+def _period(days: int) -> int:
+    return _WEEK_DAYS if days >= _WEEK_DAYS else 1
+
+
+def _weekly(levels: Floats) -> Floats:
+    """Levels of whole weeks, the last one up to the end; of less than a week, of days."""
+    period = _period(len(levels))
+    return np.asarray(levels[len(levels) % period :].reshape(-1, period).mean(axis=1), np.float64)
+
+
 def _levels(blocks: Blocks, load: Floats) -> Floats:
-    """Mean load of each whole day [day]."""
+    """Mean load of each whole day [day], each hour of it counting by its length."""
     sums = np.bincount(blocks.of, blocks.share * load, minlength=blocks.drawn)[: blocks.drawn]
     times = np.bincount(blocks.of, blocks.share, minlength=blocks.drawn)[: blocks.drawn]
     return np.asarray(sums / times, np.float64)
 
 
-def _squares(levels: Floats, half_life: float) -> Floats | None:
-    """Squared errors of what the first day, the first two and so on foretell of the mean of all later ones."""
-    if not (levels > 0.0).all():
-        return None
+def _squares(levels: Floats, half_life: float) -> Floats:
+    """Squared errors of what the first level, the first two and so on foretell of the mean of all later ones."""
     forecasts = [_recent(day, half_life * day) @ levels[:day] for day in range(1, len(levels))]
     came = [levels[day:].mean() for day in range(1, len(levels))]
     return np.asarray(np.log(np.array(came) / np.array(forecasts)) ** 2, np.float64)

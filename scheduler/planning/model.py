@@ -29,6 +29,8 @@ USABLE = 0.95
 _GRID_MAX = 160
 _HEADROOM = 1.15
 _WORST_USD_RATIO = 5.0
+# Times the listed rent: so much dearer renting may come (``calibration``).
+OVERHEAD_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,9 @@ class Model:
         may = np.isfinite(unit.elsewhere_usd)
         dearest = float(np.max(unit.elsewhere_usd[may] / unit.work_s[may], initial=0.0)) * 3600.0
         t = unit.technology
-        ways = [
-            usd for usd in (t.owned_usd_per_hour, t.reserved_usd_per_hour, t.rented_usd_per_hour) if usd is not None
-        ]
+        # Its start on top, which is at most as long again as what it works.
+        rent_usd = 2.0 * OVERHEAD_MAX * t.rented_usd_per_hour if t.rented_usd_per_hour is not None else None
+        ways = [usd for usd in (t.owned_usd_per_hour, t.reserved_usd_per_hour, rent_usd) if usd is not None]
         return _WORST_USD_RATIO * max(dearest, *ways)
 
     def scenarios(self, levers: Levers = AS_ASSUMED) -> tuple[Scenario, ...]:
@@ -205,7 +207,7 @@ def model_of(spec: PlanningSpec, requests: Requests, placements: Mapping[str, Pl
         levels = np.linspace(0.0, 1.0, LEVELS) * peak * 1.0000001
         surfaces.append(surface_of(unit, edges_s, levels))
     offsets_s = edges_s - edges_s[0]
-    loads = [surface.load for surface in surfaces]
+    loads = [unit.technology.gpus_per_replica * s.load for unit, s in zip(units, surfaces, strict=True)]
     sd = days.level_sd(days.blocks_of(offsets_s), loads, spec.day_half_life) if spec.level_sd is None else spec.level_sd
     drawn = scenarios.draw(spec, offsets_s, seed, level_sd=sd)
     bought = requests.homeless_usd_per_hour + stray_usd / requests.hours

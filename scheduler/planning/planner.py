@@ -92,7 +92,7 @@ def remade(found: Found, config: ClusterConfig) -> Model:
     requests = requests_of(found.asked.scenario, config, technologies, found.asked.window)
     model = there(found.model)
     made = model_of(config.planning, requests, model.placements, model.seed)
-    return replace(made, usable=model.usable)
+    return replace(made, usable=model.usable, overheads=model.overheads, level_sd=model.level_sd, drawn=model.drawn)
 
 
 def _alternatives(found: Found, say: Say) -> None:

@@ -55,19 +55,18 @@ def written(text: str, config: ClusterConfig, plan: Plan) -> str:
 def notes(config: ClusterConfig, plan: Plan) -> tuple[str, ...]:
     """What ``written`` cannot do and the operator has to, or has to know; each without a full stop."""
     pools, candidates = {p.name: p for p in config.pools}, {c.name: c for c in config.planning.candidates}
-    found = []
+    found, mode = [], config.policy.commitment.mode
+    is_held = mode != "enforce" and _is_told(config)
     for entry in plan.pools:
         candidate = candidates.get(entry.name)
         origin = pools.get(candidate.pool if candidate else entry.name)
         if origin is not None and total(entry):
             for share in shares_in(config, entry):
                 engine_of = origin if candidate is not None else pools.get(share.pool, origin)
-                found += [f"{share.pool}: {note}" for note in _pool_notes(entry, share, candidate, engine_of)]
-    mode = config.policy.commitment.mode
-    if mode != "enforce" and _is_told(config) and _comes_and_goes(config, plan):
-        rest = "leaves out what is rented beside others" if mode == "off" else "that stays"
+                found += [f"{share.pool}: {note}" for note in _pool_notes(entry, share, candidate, engine_of, is_held)]
+    if is_held and _comes_and_goes(config, plan):
         found.append(
-            f"replicas are rented by the hour only with policy.commitment.mode: enforce; the file says {mode}, and {rest}"
+            f"replicas are rented by the hour only with policy.commitment.mode: enforce; the file says {mode}, and that stays"
         )
     if plan.expected is None:
         found.append(
@@ -76,10 +75,14 @@ def notes(config: ClusterConfig, plan: Plan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _pool_notes(entry: PoolPlan, share: Share, candidate: Candidate | None, origin: Pool) -> list[str]:
+def _pool_notes(entry: PoolPlan, share: Share, candidate: Candidate | None, origin: Pool, is_held: bool) -> list[str]:
+    """``is_held``: nothing starts or stops replicas."""
     found, (first, *rest) = [], share.kinds
     if share.kinds == ("rented",) and share.pool == entry.name:
-        found.append("nothing of it is owned or reserved, so that one rented replica stays all the time")
+        stays = "one rented replica stays all the time"
+        if is_held and origin.engine.kind == "vllm" and share.replicas_max > 1:
+            stays = f"one of up to {share.replicas_max} rented replicas runs, all the time"
+        found.append(f"nothing of it is owned or reserved, so that {stays}")
     if rest:
         found.append(
             f"its engine cannot be given to a second pool, so that {' and '.join(rest)} replicas count as {first} in reports"

@@ -64,7 +64,8 @@ def without_pool(text: str, config: ClusterConfig, pool: Pool, heir: str | None,
     prices = _prices_of(data, offer)
     if heir is not None and prices:
         named = {key: offer[key] for key in ("cloud_pool",) if offer.get(key)}
-        text = _appended(text, CANDIDATES, _candidate_of(data, heir) | prices | named, f"was a pool before the {by}")
+        made = _candidate_of(data, heir, _zone_of(text, pool.name)) | prices | named
+        text = _appended(text, CANDIDATES, made, f"was a pool before the {by}")
     for name in (name for name, owner in companions(config).items() if owner == pool.name):
         text = remove(text, (*POOLS, place_of(text, POOLS, name)), f"{by}: none of {name}")
     return remove(text, (*POOLS, place_of(text, POOLS, pool.name)), f"{by}: none of {pool.name}")
@@ -209,8 +210,9 @@ def _pool_of(candidate: Data, origin: Data) -> Data:
     return made
 
 
-def _candidate_of(data: Data, heir: str) -> Data:
-    made = {"name": data["name"], "pool": heir, "gpus_per_replica": data["engine"].get("gpus_per_replica") or 1}
+def _candidate_of(data: Data, heir: str, zone: str) -> Data:
+    made = {"name": data["name"], "pool": heir, "zone": zone}
+    made |= {"gpus_per_replica": data["engine"].get("gpus_per_replica") or 1}
     made |= {key: data[key] for key in ("curve", "energy")}
     return made | ({"engine_args": data["engine"]["args"]} if data["engine"].get("args") else {})
 

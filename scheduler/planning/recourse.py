@@ -21,6 +21,7 @@ from scheduler.planning.surface import Floats, Surface
 __all__ = ["Parts", "UnitMoney", "costs", "parts"]
 
 _NEVER = 1e-12
+_HIGH = 0.95
 _RARE = 1e-3  # of the time: what is rented in less of it an API may take
 
 
@@ -28,7 +29,8 @@ class Parts(NamedTuple):
     """Where the money goes, mean over scenarios. ``short_usd_per_hour`` is a weight, no bill: it is not in ``costs``.
 
     ``rented`` and ``home_usd_per_hour`` [bin], each bin as if the whole time were like it: replicas rented, and what all
-    replicas save net of energy. ``rented_max``: the most at once, but for a thousandth of the time.
+    replicas save net of energy. ``rented_max``: the most at once, but for a thousandth of the time; enough for the highest
+    load of the trace where growth is what one scenario in twenty exceeds.
     """
 
     costs: document.Costs
@@ -87,6 +89,11 @@ def parts(surface: Surface, money: UnitMoney, scenarios: Sequence[Scenario], own
             often = np.pad(often, (0, max(0, len(times) - len(often))))
             often[: len(times)] += times
     most = int(np.argmax(np.cumsum(often) >= (1.0 - _RARE) * often.sum()))
+    if most:  # room for the highest load of the trace as well, even if days like that came up seldom
+        growths = [instant.growth for _, _, instant in instants]
+        high, all_work = Instant(float(np.quantile(growths, _HIGH)), 1.0, 1.0), np.array([owned + reserved])
+        (_, extra), *_ = rented(hours(surface, money, high, all_work), money, all_work)
+        most = max(most, int(extra.max()))
     none = np.zeros(1, np.int64)
     owned_usd = float(_committed(money, scenarios, np.array([owned]), none).mean())
     reserved_usd = float(_committed(money, scenarios, none, np.array([reserved])).mean())

@@ -21,6 +21,7 @@ from scheduler.planning.hourly import UnitMoney
 from scheduler.planning.surface import Surface, position
 
 _SECONDS_PER_HOUR = 3600.0
+_EVERY_S_MIN, _TICKS_MAX = 30.0, 20_000
 _REFUSED_S = 900.0  # that capacity which was not to be had is not asked for again
 _OWNED, _CLOUD = "owned", "cloud"
 _GROUP = "model@zone"
@@ -44,15 +45,31 @@ class Rehearsed:
         nearest = np.array([int(np.argmin(np.abs(self.at_s - begin_s)))])
         return float(self.working[inside if inside.any() else nearest].mean())
 
-    def rent_usd_per_hour(self, money: UnitMoney) -> float:
-        """What they cost, mean over the trace; starts are paid for."""
-        return float(self.held.mean()) * (money.rented_usd_per_hour or 0.0)
+    def _mean(self, values: np.ndarray, weight: np.ndarray | None) -> float:
+        """Of ``values`` [step]; ``weight`` [bin]: shares of the time that bins stand for (None: as long as they are)."""
+        if weight is None:
+            return float(values.mean())
+        steps = np.bincount(self.bins, minlength=len(weight))
+        return float((weight / np.maximum(1, steps))[self.bins] @ values)
 
-    def saved_usd_per_hour(self, surface: Surface, money: UnitMoney, owned: int) -> float:
+    def rent_usd_per_hour(self, money: UnitMoney, weight: np.ndarray | None = None) -> float:
+        """What they cost, mean over the trace; starts are paid for."""
+        return self._mean(self.held, weight) * (money.rented_usd_per_hour or 0.0)
+
+    def saved_usd_per_hour(
+        self, surface: Surface, money: UnitMoney, owned: int, weight: np.ndarray | None = None
+    ) -> float:
         """What ``owned`` and rented replicas save together, net of energy, mean over the trace, at prices of today."""
         net = surface.api_saved_usd_per_hour - surface.energy_usd_per_hour
         below, share = position(surface.levels, (owned + self.working) * money.usable)
-        return float(np.mean(net[self.bins, below] * (1.0 - share) + net[self.bins, below + 1] * share))
+        return self._mean(net[self.bins, below] * (1.0 - share) + net[self.bins, below + 1] * share, weight)
+
+    def short_usd_per_hour(
+        self, surface: Surface, money: UnitMoney, owned: int, weight: np.ndarray | None = None
+    ) -> float:
+        """What the work that has to stay and finds no room counts as."""
+        lacking = np.maximum(0.0, surface.must[self.bins] - (owned + self.working) * money.usable)
+        return self._mean(lacking, weight) * money.short_usd_per_hour
 
 
 def rehearse(
@@ -66,9 +83,11 @@ def rehearse(
 ) -> Rehearsed:
     """The unit's trace with ``owned`` replicas at work all the time, and a cloud to rent more from (none: nothing is).
 
-    ``start_s``: from asking for a replica to its first answer.
+    ``start_s``: from asking for a replica to its first answer. The clock looks every ``every_s``, less often where that would
+    take long: at least half a minute apart, and twenty thousand times at most.
     """
     edges_s = surface.edges_s
+    every_s = max(every_s, _EVERY_S_MIN, float(edges_s[-1] - edges_s[0]) / _TICKS_MAX)
     step_s = min(every_s, float(np.diff(edges_s).min()))
     at_s = edges_s[0] + step_s * np.arange(max(1, round((edges_s[-1] - edges_s[0]) / step_s)))
     bins = np.searchsorted(edges_s, np.minimum(at_s + 0.5 * step_s, edges_s[-1] - 1e-9), side="right") - 1

@@ -41,18 +41,16 @@ def total(entry: PoolPlan) -> int:
 def shares_in(config: ClusterConfig, entry: PoolPlan) -> tuple[Share, ...]:
     """The pools of a planned technology of ``config``, the one with its name first; () where nothing is planned.
 
-    Only the commitment clock fills a pool that may be empty: where it is off, nothing is rented beside what stays. Raises
-    PlanError where the name of a pool is taken.
+    Raises PlanError where the name of a pool is taken.
     """
     candidate = next((c for c in config.planning.candidates if c.name == entry.name), None)
     origin = candidate.pool if candidate is not None else entry.name
     is_ours = next(pool for pool in config.pools if pool.name == origin).engine.kind == "vllm"
     there = {name for name, owner in companions(config).items() if owner == entry.name}
-    beside, stays = beside_of(config, entry.name), entry.owned + entry.reserved
-    is_rented = not stays or not is_ours or config.policy.commitment.mode != "off"
+    beside = beside_of(config, entry.name)
     ways: list[_Way] = [
         ("owned", entry.owned, entry.name), ("reserved", entry.reserved, beside.reserved),
-        ("rented", entry.rented_max * is_rented, beside.rented),
+        ("rented", entry.rented_max, beside.rented),
     ]  # fmt: skip
     ways = [way for way in ways if way[1]]
     apart = [way for way in ways[1:] if is_ours or way[2] in there]

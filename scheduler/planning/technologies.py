@@ -31,7 +31,8 @@ class Technology:
     ``pool``: the first one of its model on its site; the same requests may be served by all technologies of that (``homes``).
 
     ``owned_usd_per_hour`` and ``reserved_usd_per_hour`` hold idle power. ``rented_usd_per_hour`` is the effective price of an
-    hour of work (``pricing.spot``) with idle power, ``start_s`` what it takes to start one.
+    hour of work (``pricing.spot``) with idle power, ``start_s`` what it takes to start one. ``replicas_now``: as many as the
+    pool may have, and of those beside it (``companions``) as many as always run.
     """
 
     name: str
@@ -138,7 +139,11 @@ def _as_pool(candidate: Candidate, of: Pool) -> Pool:
 
 
 def technologies_of(config: ClusterConfig, now_s: float) -> tuple[Technology, ...]:
-    """Every technology of ``config``, priced as of ``now_s``. Raises PlanError naming each that has no price."""
+    """Every technology of ``config``, priced as of ``now_s``. Raises PlanError naming each that has no price.
+
+    With ``policy.commitment.mode: off`` nobody would start a replica beside others, so what can be owned or reserved is not
+    to be had by the hour.
+    """
     whole = expanded(config)
     priced = board.price(whole, now_s)
     beside, family = companions(config), homes(config)
@@ -153,7 +158,8 @@ def technologies_of(config: ClusterConfig, now_s: float) -> tuple[Technology, ..
         if reason:
             problems.append(f"{pool.name}: {reason}")
         else:
-            now = sum(p.replicas.max for p in config.pools if beside.get(p.name, p.name) == pool.name)
+            alike = [p for p in config.pools if beside.get(p.name, p.name) == pool.name]
+            now = sum(p.replicas.min if p.name in beside else p.replicas.max for p in alike)
             home = family[candidate.pool if isinstance(candidate, Candidate) else pool.name]
             found.append(_technology(whole, pool, home, candidate, rental, priced, now))
     if problems:
@@ -199,7 +205,8 @@ def _technology(
     idle_usd = onprem.power_usd_per_hour(idle_watts, tariff, pue)
     candidate = more if isinstance(more, Candidate) else None
     reserved = more.reserved_usd_per_hour if more is not None else None
-    rented = rental.usd_per_hour if rental is not None else None
+    is_rented = config.policy.commitment.mode != "off" or (hardware is None and reserved is None)
+    rented = rental.usd_per_hour if rental is not None and is_rented else None
     gpus = candidate.gpus_per_replica if candidate is not None else getattr(pool.engine, "gpus_per_replica", 0.0)
     return Technology(
         name=pool.name,

@@ -92,6 +92,7 @@ def scenario_of(
 ) -> Scenario:
     """Copies of ``trace`` whose local work is ``load_factor`` of the pools, cut to ``requests_max`` from its beginning.
 
+    Pools that may be empty do not count: renting more, should that pay, is no reason to play more.
     ``history``: what things cost meanwhile, for a trace that begins at ``EPOCH_S``. Raises SiteError for a site without
     prices, ValueError where no request can be served locally, where a profile can be served by nobody, or where more than
     ``SPAN_S_MAX`` is to be played.
@@ -113,7 +114,8 @@ def scenario_of(
         return np.where(fits, sum(work_parts(offer.curve, input_tokens, output_tokens)), 0.0)
 
     offered = offered_work(trace, profiles, work, assign_by == "given")
-    copies = copies_for(load_factor, sum(site.capacity.values()), offered)
+    capacity = sum(site.capacity[pool.name] for pool in site.pools if pool.replicas_min)
+    copies = copies_for(load_factor, capacity, offered)
     rate = copies * trace.requests / trace.span_s
     end_s = min(trace.span_s, requests_max / rate)
     split_s = TUNING_SHARE * end_s

@@ -219,6 +219,27 @@ def test_a_provider_may_not_claim_a_zone_of_our_own_sites(write: Any) -> None:
     assert problem.startswith("providers[0].zone: 'home' is a zone of our own sites")
 
 
+CARD = {"name": "card", "gpus_per_replica": 1, **{key: pool("own")[key] for key in ("curve", "energy")}}
+
+
+@pytest.mark.parametrize(("section", "item"), [("cloud", {}), ("candidates", CARD)])
+def test_what_a_plan_may_rent_is_in_the_zone_of_the_pool_that_it_stands_in_for(
+    write: Any, section: str, item: dict[str, Any]
+) -> None:
+    offered = item | {"pool": "own", "rental": {"usd_per_hour": 1.0}}
+    load(write(bent(f"planning.{section}", [offered | {"zone": "home"}])))
+    for zone in ("cloud", "nowhere"):  # the second is declared nowhere
+        (problem,) = problems(write(bent(f"planning.{section}", [offered | {"zone": zone}])))
+        assert problem.startswith(f"planning.{section}[0].zone: {zone!r} is not 'home', where 'own' is")
+
+
+@pytest.mark.parametrize("price", [{"rental": {"usd_per_hour": 1.0}}, {"reserved_usd_per_hour": 1.0}])
+def test_a_candidate_that_is_rented_has_to_say_where_it_is(write: Any, price: dict[str, Any]) -> None:
+    (problem,) = problems(write(bent("planning.candidates", [CARD | {"pool": "own"} | price])))
+    assert problem.startswith("planning.candidates[0]: zone: ")
+    load(write(bent("planning.candidates", [CARD | {"pool": "own", "hardware": pool("own")["hardware"]}])))
+
+
 def test_auto_cannot_be_redefined(write: Any) -> None:
     (problem,) = problems(write(site(aliases=[{"name": "auto", "models": ["small"]}])))
     assert problem.startswith("aliases[0].name: 'auto'")

@@ -20,7 +20,7 @@ from scheduler.simulation.traces import Trace, trace_of
 ROOT = Path(__file__).resolve().parents[2]
 ENERGY = {"joules_per_input_token": 0.02, "joules_per_output_token": 0.05, "label": "modelled"}
 SMALL_GPU: dict[str, Any] = {
-    "name": "small-gpu", "pool": "llama-8b", "gpus_per_replica": 1, "energy": ENERGY,
+    "name": "small-gpu", "pool": "llama-8b", "zone": "on-prem", "gpus_per_replica": 1, "energy": ENERGY,
     "curve": {
         "prefill_tokens_per_s": 9_000, "itl_base_s": 0.014, "itl_per_seq_s": 0.0003, "seqs_max": 16,
         "ttft_base_s": 0.06, "kv_tokens": 90_000,
@@ -31,8 +31,8 @@ SMALL_GPU: dict[str, Any] = {
     },
 }  # fmt: skip
 BIG_GPU: dict[str, Any] = {
-    "name": "big-gpu", "pool": "qwen-32b", "gpus_per_replica": 1, "energy": ENERGY, "reserved_usd_per_hour": 2.5,
-    "replicas_max": 7,
+    "name": "big-gpu", "pool": "qwen-32b", "zone": "on-prem", "gpus_per_replica": 1, "energy": ENERGY,
+    "reserved_usd_per_hour": 2.5, "replicas_max": 7,
     "curve": {
         "prefill_tokens_per_s": 30_000, "itl_base_s": 0.012, "itl_per_seq_s": 0.0002, "seqs_max": 128,
         "ttft_base_s": 0.06, "kv_tokens": 800_000,

@@ -71,3 +71,21 @@ def test_only_days_count_less_the_older_they_are() -> None:
     assert shares_of(blocks_of(np.linspace(0.0, HOUR_S, 61)), 0.25) == pytest.approx(np.full(10, 0.1))
     assert shares_of(blocks_of(hourly(4)), 0.25) == pytest.approx(np.array([1, 2, 4, 8]) / 15)
     assert shares_of(blocks_of(hourly(4)), math.inf) == pytest.approx(np.full(4, 0.25))
+
+
+@pytest.mark.parametrize("weeks", [1, 2, 4, 8])
+def test_weekends_neither_weigh_more_at_the_end_of_a_trace_nor_make_levels_uncertain(weeks: int) -> None:
+    load = np.repeat(np.tile([10.0, 10.0, 10.0, 10.0, 10.0, 3.0, 3.0], weeks), 24)
+    blocks = blocks_of(hourly(7 * weeks))
+    shares = shares_of(blocks, 0.25)
+    assert shares @ load[::24] == pytest.approx(8.0)
+    assert shares[-1] == pytest.approx(shares[0] * 2.0 ** ((weeks - 1) / (0.25 * weeks)))
+    assert level_sd(blocks, [load], 0.25) == pytest.approx(LEVEL_SD * math.sqrt(4 / (4 + weeks - 1)))
+
+
+def test_a_series_counts_by_its_load() -> None:
+    rng = np.random.default_rng(2)
+    large, small = np.full(96, 50.0), np.repeat(rng.uniform(0.01, 0.1, 4), 24)
+    blocks = blocks_of(hourly(4))
+    assert level_sd(blocks, [large, small], 0.25) == pytest.approx(level_sd(blocks, [large], 0.25), rel=0.01)
+    assert level_sd(blocks, [small], 0.25) > 1.5 * level_sd(blocks, [large, small], 0.25)

@@ -243,7 +243,7 @@ def test_what_kinds_of_requests_cost_here_adds_up_to_what_is_owned_and_to_their_
 
 def test_a_kind_of_request_is_compared_on_the_technology_where_it_is_placed(tmp_path: Path) -> None:
     cheap = {
-        "name": "cheap", "pool": "llama-8b", "gpus_per_replica": 1, "reserved_usd_per_hour": 0.2,
+        "name": "cheap", "pool": "llama-8b", "zone": "on-prem", "gpus_per_replica": 1, "reserved_usd_per_hour": 0.2,
         "energy": {"joules_per_input_token": 0.01, "joules_per_output_token": 0.03, "label": "modelled"},
         "curve": {"prefill_tokens_per_s": 20_000, "itl_base_s": 0.01, "itl_per_seq_s": 0.0002, "seqs_max": 64},
     }  # fmt: skip

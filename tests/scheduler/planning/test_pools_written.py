@@ -16,6 +16,7 @@ from scheduler.planning.policy import notes, written
 from scheduler.planning.requests import homes_of
 from scheduler.planning.technologies import PlanError, technologies_of
 from scheduler.simulation.mix import default_mix, resolve
+from tests.scheduler.planning import worlds
 from tests.scheduler.planning.written_plans import AT, CLOUD, PLAIN, RENTED, TEXT, config_of, entry, parts, plan
 from tests.support.sites import pool, provider, site
 
@@ -90,7 +91,7 @@ def test_a_written_file_has_each_technology_once_and_its_requests_go_to_it() -> 
     after = config_of(written(CLOUD, config_of(CLOUD), plan(entry("llama-8b", 4, 1, 3))))
     (before,), (found,) = technologies_of(config_of(CLOUD), 0.0), technologies_of(after, 0.0)
     assert dataclasses.replace(found, replicas_now=before.replicas_now) == before
-    assert (before.replicas_now, found.replicas_now) == (4, 8)
+    assert (before.replicas_now, found.replicas_now) == (4, 5)
     profiles = resolve(default_mix(after), after)
     assert {names for p in homes_of(after, profiles, (found,)) if (names := p.pools)} == {frozenset({"llama-8b"})}
 
@@ -102,11 +103,24 @@ def test_what_is_no_longer_owned_can_be_owned_again() -> None:
     (offer,) = config_of(reserved).planning.cloud
     assert (offer.hardware, offer.reserved_pool) == (config.pools[0].hardware, "llama-8b")
     (found,) = technologies_of(config_of(reserved), 0.0)
+    assert found.replicas_now == 2
     assert dataclasses.replace(found, replicas_now=4) == technologies_of(config, 0.0)[0]
     again = config_of(written(reserved, config_of(reserved), plan(entry("llama-8b", 4, 2, 3))))
     assert parts(again) == {
         "llama-8b": (4, 4, "1xH100"), "llama-8b-reserved": (2, 2, 2.0), "llama-8b-cloud": (0, 3, 2.5),
     }  # fmt: skip
+
+
+def test_what_may_be_rented_stays_in_its_zone_while_pools_become_candidates_and_candidates_pools() -> None:
+    text = TEXT + CLOUD[len(PLAIN) :].replace("\nplanning:\n", "")
+    once = written(text, config_of(text), plan(entry("llama-8b"), entry("llama-8b-h200", 2, 0, 1)))
+    after = config_of(once)
+    assert {c.name: c.zone for c in after.planning.candidates} == {"llama-8b-l40s": "on-prem", "llama-8b": "on-prem"}
+    assert [(offer.pool, offer.zone) for offer in after.planning.cloud] == [("llama-8b-h200", "on-prem")]
+    back = config_of(written(once, after, plan(entry("llama-8b", 2, 0, 1), entry("llama-8b-h200"))))
+    zones = {"llama-8b-l40s": "on-prem", "llama-8b-h200": "on-prem"}
+    assert {c.name: c.zone for c in back.planning.candidates} == zones
+    assert [(offer.pool, offer.zone) for offer in back.planning.cloud] == [("llama-8b", "on-prem")]
 
 
 def test_whatever_is_rented_comes_and_goes_unless_the_file_says_otherwise() -> None:
@@ -122,11 +136,38 @@ def test_whatever_is_rented_comes_and_goes_unless_the_file_says_otherwise() -> N
     assert config_of(written(some, config_of(some), rents)).policy.commitment.mode == "enforce"
     without = CLOUD.replace(bounds, "").replace("policy:\n", "")
     assert config_of(written(without, config_of(without), rents)).policy.commitment.mode == "enforce"
-    for mode, others in (("advisory", ["llama-8b-cloud"]), ("off", [])):
-        told = CLOUD.replace(bounds, f"{bounds}\n  commitment: {{mode: '{mode}'}}")
-        left = config_of(written(told, config_of(told), rents))
-        assert (left.policy.commitment.mode, [p.name for p in left.pools]) == (mode, ["llama-8b", *others])
-        assert f"mode: enforce; the file says {mode}" in " ".join(notes(config_of(told), rents))
+    told = CLOUD.replace(bounds, f"{bounds}\n  commitment: {{mode: advisory}}")
+    left = config_of(written(told, config_of(told), rents))
+    assert (left.policy.commitment.mode, [p.name for p in left.pools]) == ("advisory", ["llama-8b", "llama-8b-cloud"])
+    assert "mode: enforce; the file says advisory, and that stays" in " ".join(notes(config_of(told), rents))
+
+
+@pytest.mark.parametrize("mode", ["off", "advisory"])
+def test_of_what_is_only_rented_one_replica_runs_where_nothing_starts_another(mode: str) -> None:
+    told = TEXT.replace("policy:\n", f"policy:\n  commitment: {{mode: '{mode}'}}\n")
+    config, made = config_of(told), plan(entry("llama-8b", 4), entry("llama-8b-l40s", rented=3))
+    assert notes(config, made) == (
+        "llama-8b-l40s: nothing of it is owned or reserved, so that one of up to 3 rented replicas runs, all the time",
+        f"replicas are rented by the hour only with policy.commitment.mode: enforce; the file says {mode}, and that stays",
+    )
+    left = config_of(written(told, config, made))
+    assert (left.policy.commitment.mode, parts(left)["llama-8b-l40s"]) == (mode, (1, 3, 0.9))
+    assert notes(config, plan(entry("llama-8b", 4), entry("llama-8b-l40s", rented=1))) == (
+        "llama-8b-l40s: nothing of it is owned or reserved, so that one rented replica stays all the time",
+    )
+
+
+def test_a_pool_that_nobody_would_fill_is_not_written() -> None:
+    told = CLOUD.replace("policy:\n", "policy:\n  commitment: {mode: 'off'}\n")
+    with pytest.raises(PlanError, match=r"usable site file: (.|\n)*'llama-8b-cloud' cannot be empty"):
+        written(told, config_of(told), plan(entry("llama-8b", 4, 0, 2)))
+
+
+def test_a_written_file_scales_a_trace_as_the_one_that_it_was_made_of() -> None:
+    trace, before = worlds.hours(200), config_of(CLOUD)
+    for counts in ((4, 0, 3), (3, 1, 9), (0, 4, 5), (0, 0, 4)):  # four that stay, and four that are only rented
+        after = config_of(written(CLOUD, before, plan(entry("llama-8b", *counts))))
+        assert worlds.scenario(after, trace).copies == pytest.approx(worlds.scenario(before, trace).copies)
 
 
 def test_a_name_that_belongs_to_something_else_is_refused_before_planning() -> None:
@@ -182,7 +223,7 @@ def small(flow: bool | None, kind: str) -> str:
         pools = [each | {"engine": engine} for each in pools]
     document = site(pools=pools, providers=[provider("cloud")])
     hardware = {"gpu": "h", "purchase_price_usd": 2000, "amortization_years": 3, "idle_watts": 80}
-    made = {"pool": "own", "gpus_per_replica": 1, "hardware": hardware, **RENTED}
+    made = {"pool": "own", "zone": "home", "gpus_per_replica": 1, "hardware": hardware, **RENTED}
     candidates = [{"name": name, **made, **{key: pools[0][key] for key in ("curve", "energy")}} for name in NAMES[2:]]
     document["planning"] = {
         "candidates": candidates,
@@ -232,7 +273,7 @@ def test_a_plan_of_a_written_file_is_written_as_if_it_were_the_first(
     for name, technology in had.items():
         assert all(getattr(technology, of) == getattr(before[name], of) for of in prices)
     for name, each in zip(NAMES, first, strict=True):
-        assert name not in had or had[name].replicas_now == sum(each)
+        assert name not in had or had[name].replicas_now == (sum(each[:2]) or each[2])
     twice = config_of(written(once, after, planned(after, second)))
     direct = config_of(written(text, config_of(text), planned(config_of(text), second)))
     assert parts(twice).items() <= parts(direct).items()

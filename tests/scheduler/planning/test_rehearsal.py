@@ -91,3 +91,31 @@ def test_means_are_of_the_steps_between() -> None:
     found = Rehearsed(np.array([0.0, 60.0, 120.0]), np.zeros(3, int), np.array([0.0, 2.0, 4.0]), np.full(3, 4.0))
     assert found.between(60.0, 180.0) == 3.0
     assert found.between(61.0, 70.0) == 2.0  # no step begins in it: the nearest one
+
+
+def test_means_by_weight_are_those_of_the_bins() -> None:
+    load = [4.0] * 6 + [9.0] * 6
+    surface, found = surface_with(load), rehearsed(load, owned=5)
+    even = np.full(12, 1 / 12)
+    assert found.rent_usd_per_hour(MONEY, even) == pytest.approx(found.rent_usd_per_hour(MONEY))
+    assert found.saved_usd_per_hour(surface, MONEY, 5, even) == pytest.approx(
+        found.saved_usd_per_hour(surface, MONEY, 5)
+    )
+    first = np.repeat([1 / 6, 0.0], 6)
+    assert found.rent_usd_per_hour(MONEY, first) == 0.0
+    assert found.saved_usd_per_hour(surface, MONEY, 5, first) == pytest.approx(4.0 * API_USD_PER_HOUR)
+
+
+def test_what_must_stay_and_finds_no_room_counts_as_short() -> None:
+    surface = replace(surface_with([4.0] * 12), must=np.full(12, 3.0))
+    nothing = rehearse(surface, replace(MONEY, rented_usd_per_hour=None), 1, POLICY, EVERY_S, START_S)
+    assert nothing.short_usd_per_hour(surface, MONEY, 1) == pytest.approx(2.0 * MONEY.short_usd_per_hour)
+    assert nothing.short_usd_per_hour(surface, MONEY, 3) == 0.0
+
+
+def test_a_long_trace_is_looked_at_twenty_thousand_times_at_most() -> None:
+    days = 60
+    surface = replace(surface_with([9.0] * 600), edges_s=np.linspace(0.0, days * 86_400.0, 601))
+    found = rehearse(surface, MONEY, 5, POLICY, 1.0, START_S)
+    assert len(found.at_s) <= 20_001
+    assert found.held[-1] >= 4

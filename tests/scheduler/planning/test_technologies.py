@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,35 @@ def test_a_pool_that_is_rented_today_and_one_with_an_offer_of_a_cloud_can_be_ren
     assert cloud.owned_usd_per_hour == named(fleet())["qwen-32b"].owned_usd_per_hour
     assert cloud.rented_usd_per_hour == pytest.approx(3.0 + cloud.idle_usd_per_hour)
     assert cloud.reserved_usd_per_hour == pytest.approx(2.0 + cloud.idle_usd_per_hour)
+
+
+def test_of_a_pool_beside_another_only_what_always_runs_is_there_now() -> None:
+    site = document()
+    (first, *rest), rental = site["pools"], {"gpu": "1xH100", "usd_per_hour": 1.99}
+    first = first | {"replicas": {"min": 2, "max": 12}}
+    beside = {key: value for key, value in first.items() if key != "hardware"} | {"rental": rental}
+    for least, most, now in ((0, 30, 12), (5, 30, 17)):
+        cloud = beside | {"name": "llama-8b-cloud", "replicas": {"min": least, "max": most}}
+        config = ClusterConfig.model_validate(site | {"pools": [first, cloud, *rest]})
+        assert named(config)["llama-8b"].replicas_now == now
+
+
+@pytest.mark.parametrize("ways", [("hardware",), ("reserved_usd_per_hour",), ("hardware", "reserved_usd_per_hour"), ()])
+def test_with_the_commitment_clock_off_only_what_cannot_be_had_otherwise_is_rented(ways: tuple[str, ...]) -> None:
+    every = {"hardware": HARDWARE, "reserved_usd_per_hour": 2.5}
+    big = {k: v for k, v in BIG_GPU.items() if k not in every} | {"rental": RENTAL} | {way: every[way] for way in ways}
+    cloud = [{"pool": "qwen-32b", "zone": "on-prem", "rental": RENTAL}]
+    site = document() | {"planning": {"candidates": [big, SMALL_GPU], "cloud": cloud}}
+    found, still = {}, {"small-gpu"} if ways else {"small-gpu", "big-gpu"}
+    for mode in ("off", "advisory", "enforce"):
+        site["policy"] = site.get("policy", {}) | {"commitment": {"mode": mode}}
+        found[mode] = named(ClusterConfig.model_validate(site))
+    assert {name for name, t in found["off"].items() if t.rented_usd_per_hour is not None} == still
+    assert found["enforce"] == found["advisory"]
+    for name, listed in found["enforce"].items():
+        rent_usd = found["off"][name].rented_usd_per_hour
+        assert replace(listed, rented_usd_per_hour=rent_usd) == found["off"][name]
+        assert (listed.rented_usd_per_hour is None) is (name in ("llama-8b", "llama-70b"))
 
 
 def test_pools_and_candidates_without_a_price_are_all_named() -> None:

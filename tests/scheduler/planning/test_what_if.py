@@ -22,7 +22,7 @@ ENERGY = {"joules_per_input_token": 0.0065, "joules_per_output_token": 0.0236, "
 def candidate(name: str, gpus: float = 1, usd: float | None = 31_250.0, **more: object) -> dict[str, object]:
     """On GPUs of the type ``name`` ends in; without ``usd`` for rent only."""
     gpu = {"gpu": name.rpartition("-")[2].upper(), "gpu_count": gpus, "idle_watts": 90}
-    price: dict[str, object] = {"rental": {**gpu, "usd_per_hour": 900.0}}
+    price: dict[str, object] = {"zone": "on-prem", "rental": {**gpu, "usd_per_hour": 900.0}}
     if usd is not None:
         price = {"hardware": {**gpu, "purchase_price_usd": usd, "amortization_years": 5}}
     return {

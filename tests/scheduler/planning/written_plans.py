@@ -21,6 +21,7 @@ planning:
     # a newer one
     - name: llama-8b-h200
       pool: llama-8b
+      zone: on-prem
       gpus_per_replica: 2
       curve: {CURVE}
       energy: {ENERGY}
@@ -30,6 +31,7 @@ planning:
       engine_args: {{tensor_parallel_size: 2}}
     - name: llama-8b-l40s # cheap
       pool: llama-8b
+      zone: on-prem
       gpus_per_replica: 1
       curve: {CURVE}
       energy: {ENERGY}
