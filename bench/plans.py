@@ -182,10 +182,12 @@ class Judge:
         return {name: min(curve, key=lambda n: curve[n]) for name, curve in curves.items()}
 
     def _near(self, name: str) -> list[int]:
-        """Those that may be the best, by what the fluid says."""
+        """Those that may be the best, by what the fluid says; and the plan's own."""
         usd = {n: self._fluid(name, n) for n in range(math.ceil(1.3 * self.peaks[name]) + 2)}
         ranked = sorted(usd, key=lambda n: usd[n])
-        return [n for n in ranked if usd[n] <= (1.0 + _NEAR) * usd[ranked[0]]][:_PLAYED_MAX]
+        near = [n for n in ranked if usd[n] <= (1.0 + _NEAR) * usd[ranked[0]]][:_PLAYED_MAX]
+        ours = self._found.replicas.get(name, 0)
+        return near if ours in near else [*near, ours]  # nothing that the plan does better shall be missed
 
 
 def judged(found: Found, part: Part) -> dict[str, tuple[dict[str, int], float, Played]]:
