@@ -25,7 +25,7 @@ _WORTH_DAYS = 4.0  # of seen ones, that this counts for
 _DAY_S, _WEEK_DAYS = 86_400.0, 7
 _DAYS_MIN = 2  # a single day says nothing of how days differ
 _PARTS = 10
-_CLOSE = 1e-9
+_CLOSE, _NEARLY = 1e-9, 0.01
 
 
 class Blocks(NamedTuple):
@@ -41,19 +41,21 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(edges_s: Floats) -> Blocks:
-    """Days if there are at least two of them, else tenths of the span; each holds at least one bin."""
+    """Days if there are at least two of them, else tenths of the span; each holds at least one bin.
+
+    A trace ends with a request: a last day that lacks a few minutes is a day.
+    """
     length_s = np.diff(edges_s)
     span_s = float(edges_s[-1] - edges_s[0])
     middle_s = 0.5 * (edges_s[:-1] + edges_s[1:]) - edges_s[0]
-    days = math.floor(span_s / _DAY_S + _CLOSE)
+    days = math.floor(span_s / _DAY_S + _NEARLY)
     if days < _DAYS_MIN:
         parts, of = np.unique(np.floor(middle_s * (_PARTS / span_s)), return_inverse=True)
         return Blocks(of.astype(np.int64), len(parts), length_s / span_s, False)
     if length_s.max() > _DAY_S * (1.0 + _CLOSE):
         raise ValueError("time bins are longer than the days that are drawn")
-    left_s = span_s - days * _DAY_S
-    # In the hours of the rest of a day there is one day more.
-    seen = days + (middle_s % _DAY_S < left_s)
+    # How many days there are at that time of the day: one more in the hours of the rest of one.
+    seen = np.maximum(1.0, np.ceil((span_s - middle_s % _DAY_S) / _DAY_S))
     return Blocks((middle_s // _DAY_S).astype(np.int64), days, length_s / _DAY_S / seen, True)
 
 

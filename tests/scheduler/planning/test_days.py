@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.planning.days import LEVEL_SD, balanced, blocks_of, level_sd, shares_of
+from scheduler.planning.days import LEVEL_SD, balanced, blocks_of, level_sd, shares_of, weight_of
 
 DAY_S, HOUR_S = 86_400.0, 3_600.0
 
@@ -81,6 +81,16 @@ def test_weekends_neither_weigh_more_at_the_end_of_a_trace_nor_make_levels_uncer
     assert shares @ load[::24] == pytest.approx(8.0)
     assert shares[-1] == pytest.approx(shares[0] * 2.0 ** ((weeks - 1) / (0.25 * weeks)))
     assert level_sd(blocks, [load], 0.25) == pytest.approx(LEVEL_SD * math.sqrt(4 / (4 + weeks - 1)))
+
+
+@given(st.floats(0.0, 800.0))
+def test_a_last_day_that_lacks_some_minutes_is_a_day_like_the_others(lacking_s: float) -> None:
+    blocks = blocks_of(np.linspace(0.0, 4 * DAY_S - lacking_s, 577))
+    assert blocks.drawn == 4
+    assert set(blocks.of.tolist()) == {0, 1, 2, 3}
+    assert shares_of(blocks, 0.25) == pytest.approx(np.array([1, 2, 4, 8]) / 15)
+    by_day = np.bincount(blocks.of, weight_of(blocks, np.arange(4)))
+    assert by_day == pytest.approx(np.full(4, 0.25), abs=0.01)
 
 
 def test_a_series_counts_by_its_load() -> None:
