@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.config import ClusterConfig, load
-from scheduler.core.fleet import CommitmentPolicy
 from scheduler.planning import rates
 from scheduler.planning.calibration import rented_of, weights_of
 from scheduler.planning.found import there
@@ -162,8 +161,7 @@ class Judge:
         if (name, owned) not in self._rehearsals:
             unit, surface = self._of[name]
             spec, money = self._found.asked.config.policy.commitment, self.model.listed(unit)
-            policy = CommitmentPolicy(**spec.model_dump(exclude={"mode", "every_s"}))
-            made = rehearse(surface, money, owned, policy, spec.every_s, unit.technology.start_s)
+            made = rehearse(surface, money, owned, spec.policy(), spec.every_s, unit.technology.start_s)
             self._rehearsals[name, owned] = made
         return self._rehearsals[name, owned]
 

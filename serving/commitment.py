@@ -52,7 +52,7 @@ class Commitment:
     def __init__(self, config: ClusterConfig, now_s: float) -> None:
         spec = config.policy.commitment
         self.mode, self._every_s = spec.mode, spec.every_s
-        self._policy = CommitmentPolicy(**spec.model_dump(exclude={"mode", "every_s"}))
+        self._policy = spec.policy()
         self._fleet = LiveFleet(config)
         self._groups: dict[str, _Group] = {}
         for group in dict.fromkeys(self._fleet.groups.values()):

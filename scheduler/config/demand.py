@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, model_validator
 
 from scheduler.config.base import Count, Fraction, Model, Name, NonNegative, Positive, Secret
 from scheduler.config.expected import ExpectedSpec
+from scheduler.core.fleet import CommitmentPolicy
 from scheduler.core.market import ServiceClass
 
 # Published in README: it must never open a door that others can reach.
@@ -124,6 +125,10 @@ class CommitmentSpec(Model):
     usd_unserved: NonNegative = 0.01
     spread_ratio: Annotated[float, Field(ge=1, le=10, strict=True)] = 1.15
     swap_ratio: Annotated[float, Field(ge=1, le=10, strict=True)] = 1.25
+
+    def policy(self) -> CommitmentPolicy:
+        """The core's settings: all but who acts on them, and when."""
+        return CommitmentPolicy(**self.model_dump(exclude={"mode", "every_s"}))
 
 
 class PolicySpec(Model):

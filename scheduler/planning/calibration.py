@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.config.demand import CommitmentSpec
-from scheduler.core.fleet import CommitmentPolicy
 from scheduler.planning import recourse, scenarios
 from scheduler.planning.hourly import UnitMoney
 from scheduler.planning.model import OVERHEAD_MAX, Choice, Model
@@ -49,9 +48,9 @@ def rehearsals_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[st
 
 
 def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec) -> Rehearsed:
-    unit, policy = model.units[at], CommitmentPolicy(**spec.model_dump(exclude={"mode", "every_s"}))
+    unit, surface = model.units[at], model.surfaces[at]
     start_s = unit.technology.start_s
-    return rehearse(model.surfaces[at], model.listed(unit), count, policy, spec.every_s, start_s, model.seed)
+    return rehearse(surface, model.listed(unit), count, spec.policy(), spec.every_s, start_s, model.seed)
 
 
 def rented_of(model: Model, sample: Sample, rehearsals: Mapping[str, Rehearsed]) -> tuple[list[dict[str, int]], Rented]:
