@@ -102,7 +102,7 @@ def _doubts(found: Found) -> list[str]:
     held_usd = sum(part.costs.rented for part in there(found.model).parts(there(found.choice)))
     if held_usd - found.rent_usd_per_hour > _DOUBT * whole_usd:
         doubts.append(
-            f"of {held_usd:.4g} USD per hour for renting the clouds bill about {found.rent_usd_per_hour:.4g} as the trace is: the "
+            f"of {held_usd:.4g} USD per hour for renting the clouds bill about {found.rent_usd_per_hour:.4g} now: the "
             "rest stands for busier days, and for what waits or is bought until a rented replica has started"
         )
     return doubts
