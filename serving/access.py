@@ -18,6 +18,10 @@ _LOOPBACK = ("127.", "::ffff:127.")
 # A reverse proxy on this machine makes every caller look local: with any of these a request did not start here.
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
+_OURS = b"x-baseload-"
+# What a request may ask for; one that is misspelt must not pass for none.
+_ASKED = {_OURS + name for name in (b"labels", b"zones", b"class", b"usd-max", b"debug")}
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -102,6 +106,9 @@ class Access:
 
     def terms(self, account: Account, headers: Headers, tags: list[str]) -> Terms:
         """Zones, class and limits of a request. Labels and headers can only narrow what the tenant may reach."""
+        if unknown_headers := {name for name in headers if name.startswith(_OURS)} - _ASKED:
+            name = min(unknown_headers).decode("latin-1")
+            raise ProtocolError(400, f"unknown header {name}: refused, since it may restrict data", "unknown_header")
         zones = account.zones
         labels = tuple(
             dict.fromkeys([*_list(headers, b"x-baseload-labels"), *_list(headers, b"x-litellm-tags"), *tags])

@@ -157,6 +157,11 @@ def test_an_unknown_label_is_refused_since_it_may_restrict(where: str, label: st
         refused(400, "unknown_label", lambda: terms((where.encode(), b"public, " + label.encode())))
 
 
+@pytest.mark.parametrize("name", [b"x-baseload-label", b"x-baseload-zone", b"x-baseload-Labels"])
+def test_a_misspelt_header_of_ours_is_refused_since_it_may_restrict(name: bytes) -> None:
+    refused(400, "unknown_header", lambda: terms((name, b"restricted")))
+
+
 def test_an_unknown_zone_is_refused_and_an_empty_list_of_zones_allows_none() -> None:
     refused(400, "unknown_zone", lambda: terms((b"x-baseload-zones", b"home,atlantis")))
     assert terms((b"x-baseload-zones", b"")).zones == frozenset()
