@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,11 +19,14 @@ from aiohttp import web
 
 @dataclass
 class Engine:
-    """Settings and state; ``up`` False: it answers nobody. ``tokens_per_word``: how its tokenizer counts."""
+    """Settings and state; ``up`` False: it answers nobody. ``tokens_per_word``: how its tokenizer counts.
+
+    ``steps_s``: how long its steps really took, by sequences running: on a busy machine more than what is set.
+    """
 
     prefill_tokens_per_s: float = 20_000.0
     itl_base_s: float = 0.006
-    itl_per_seq_s: float = 0.001
+    itl_per_seq_s: float = 0.002
     tokens_per_word: int = 2
     tokens_around: int = 7
     up: bool = True
@@ -30,6 +34,7 @@ class Engine:
     prompts: list[str] = field(default_factory=list)
     made_for_others: int = 0
     generated: int = 0
+    steps_s: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     _arrived: list[tuple[int, asyncio.Queue[int], int]] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -37,6 +42,7 @@ class Engine:
         clock = asyncio.get_running_loop().time
         due_s, running = clock(), list[tuple[asyncio.Queue[int], int, int]]()
         while True:
+            began_s = 0.0
             if self._arrived:
                 tokens, queue, wanted = self._arrived.pop(0)
                 due_s = max(due_s, clock() - 0.005) + tokens / self.prefill_tokens_per_s
@@ -44,10 +50,13 @@ class Engine:
             elif running:
                 due_s = max(due_s, clock() - 0.005) + self.itl_base_s + self.itl_per_seq_s * len(running)
                 fresh, running = running, []
+                began_s = clock()
             else:
                 await asyncio.sleep(0.0005)
                 continue
             await asyncio.sleep(max(0.0, due_s - clock()))
+            if began_s:
+                self.steps_s[len(fresh)].append(clock() - began_s)
             for queue, made, wanted in fresh:
                 queue.put_nowait(made + 1)
                 self.generated += 1
