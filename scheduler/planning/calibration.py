@@ -12,13 +12,15 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.config.demand import CommitmentSpec
-from scheduler.planning import recourse, scenarios
+from scheduler.planning import recourse
 from scheduler.planning.hourly import UnitMoney
 from scheduler.planning.model import OVERHEAD_MAX, Choice, Model
 from scheduler.planning.played import Played, Sample
 from scheduler.planning.rehearsal import Rehearsed, rehearse
+from scheduler.planning.scenarios import today
 from scheduler.planning.surface import Surface
 from scheduler.planning.units import Unit
+from scheduler.simulation.scenario import Window
 
 # By unit and bin.
 Rented = Mapping[str, np.ndarray]
@@ -35,10 +37,15 @@ def weights_of(edges_s: np.ndarray, sample: Sample) -> np.ndarray:
     """Share of all time that ``sample`` has each bin stand for."""
     weight = np.zeros(len(edges_s) - 1)
     for window, share in zip(sample.windows, sample.shares, strict=True):
-        from_s, until_s = window.start_s + sample.warm_s, window.end_s
-        inside_s = np.maximum(0.0, np.minimum(until_s, edges_s[1:]) - np.maximum(from_s, edges_s[:-1]))
+        inside_s = _inside_s(edges_s, window, sample.warm_s)
         weight += share * inside_s / inside_s.sum()
     return weight
+
+
+def _inside_s(edges_s: np.ndarray, window: Window, warm_s: float) -> np.ndarray:
+    """Seconds of each bin that are judged in ``window``."""
+    from_s, until_s = window.start_s + warm_s, window.end_s
+    return np.maximum(0.0, np.minimum(until_s, edges_s[1:]) - np.maximum(from_s, edges_s[:-1]))
 
 
 def rehearsals_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str, Rehearsed]:
@@ -56,16 +63,17 @@ def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec) -> Rehea
 def rented_of(model: Model, sample: Sample, rehearsals: Mapping[str, Rehearsed]) -> tuple[list[dict[str, int]], Rented]:
     """Rented replicas that answer: by window of ``sample``, and by unit and bin.
 
-    A window has the same number from its beginning to its end.
+    A window has the same number from its beginning to its end; a bin that two of them share has their mean.
     """
     by_window: list[dict[str, int]] = [{} for _ in sample.windows]
     by_bin = {unit.name: np.zeros(len(model.edges_s) - 1) for unit in model.units}
+    inside_s = [_inside_s(model.edges_s, window, sample.warm_s) for window in sample.windows]
+    judged_s = np.maximum(np.sum(inside_s, axis=0), 1e-9)
     for name, rehearsed in rehearsals.items():
-        for window, counts in zip(sample.windows, by_window, strict=True):
-            inside = (model.edges_s[1:] > window.start_s) & (model.edges_s[:-1] < window.end_s)
+        for window, counts, seconds in zip(sample.windows, by_window, inside_s, strict=True):
             if count := round(rehearsed.between(window.start_s + sample.warm_s, window.end_s)):
                 counts[name] = count
-                by_bin[name][inside] = count
+                by_bin[name] += count * seconds / judged_s
     return by_window, by_bin
 
 
@@ -75,8 +83,7 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
     At these, the search, which knows what is to come, expects the cost of the clock, which does not: in sum over ``choice``
     and somewhat fewer, since at one number alone little may be rented. Units for which it is no dearer keep what they have.
     """
-    as_is = scenarios.expected(model.spec, model.edges_s - model.edges_s[0])
-    today = replace(as_is, instants=(scenarios.Instant(1.0, 1.0, 1.0),))
+    as_is = today(model.edges_s)
     found = dict(model.overheads)
     for at, (unit, surface) in enumerate(zip(model.units, model.surfaces, strict=True)):
         listed, had = model.listed(unit), choice.owned[at] + choice.reserved[at]
@@ -84,7 +91,7 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
             continue
         counts = sorted({round(part * had) for part in _FEWER})
         rehearsals = {count: _rehearsed(model, at, count, spec) for count in counts}
-        weight = today.weight
+        weight = as_is.weight
         everything = float(weight @ (surface.all_api_usd_per_hour + surface.must_energy_usd_per_hour))
         clock_usd = sum(
             of.rent_usd_per_hour(listed, weight)
@@ -98,7 +105,7 @@ def overheads_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str
             overhead: float, unit: Unit = unit, surface: Surface = surface, counts: Sequence[int] = counts
         ) -> float:
             money = replace(replace(model, overheads={unit.name: overhead}).money(unit), owned_availability=1.0)
-            made = [recourse.parts(surface, money, [today], *_as_had(money, count)) for count in counts]
+            made = [recourse.parts(surface, money, [as_is], *_as_had(money, count)) for count in counts]
             return sum(of.costs.rented + of.costs.energy + of.costs.api + of.short_usd_per_hour for of in made)
 
         if clock_usd > searched_usd(1.0):

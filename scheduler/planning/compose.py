@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scheduler.planning import document, meaning, outlook
 from scheduler.planning.assumptions import assumptions
+from scheduler.planning.bill import bill
 from scheduler.planning.cautions import cautions
 from scheduler.planning.energy_use import energy_use
 from scheduler.planning.found import Found
@@ -17,12 +18,12 @@ def plan_of(found: Found, facts: document.TraceFacts, made_at: str) -> document.
     if model is None or choice is None:
         raise ValueError("nothing was found that could be written")
     parts = model.parts(choice)
-    costs = meaning.bill(model, parts)
+    costs = bill(found, model, choice, parts)
     whole = not found.partial
     return document.Plan(
         made_at=made_at,
         partial=found.partial,
-        warnings=(*found.warnings, *cautions(model, choice)),
+        warnings=(*found.warnings, *cautions(model, choice, costs)),
         trace=facts,
         horizon_years=model.spec.horizon_years,
         pools=meaning.pool_plans(model, choice, parts, found.technologies),

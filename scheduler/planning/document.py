@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from scheduler.planning.costs import Costs
 from scheduler.planning.curves import (
     Curve,
     LoadDuration,
@@ -49,21 +50,6 @@ __all__ = [
     "Week",
     "YearNpv",
 ]
-
-
-class Costs(msgspec.Struct, frozen=True):
-    """USD per hour, by part. ``total`` is their sum."""
-
-    owned: float
-    reserved: float
-    rented: float
-    energy: float
-    api: float
-
-    @property
-    def total(self) -> float:
-        """USD per hour of everything."""
-        return self.owned + self.reserved + self.rented + self.energy + self.api
 
 
 class PoolPlan(msgspec.Struct, frozen=True):

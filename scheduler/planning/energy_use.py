@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +13,13 @@ from scheduler.config import ClusterConfig
 from scheduler.planning import document, recourse
 from scheduler.planning.found import Found
 from scheduler.planning.model import Choice, Model
-from scheduler.planning.scenarios import Instant, expected
+from scheduler.planning.scenarios import today
 from scheduler.planning.surface import Floats, bins_of
 from scheduler.planning.technologies import expanded
 from scheduler.planning.units import Unit, placed
 from scheduler.simulation.scenario import EPOCH_S
 from scheduler.simulation.site import site_of
 
-_TODAY = Instant(1.0, 1.0, 1.0)
 _WORK_S_MIN = 1e-12
 
 Until = Callable[[float], tuple[Board, float]]
@@ -53,7 +51,7 @@ def energy_use(found: Found, model: Model, choice: Choice) -> document.EnergyUse
     asked = found.asked
     config = expanded(asked.config)
     site = site_of(config, asked.scenario.profiles, EPOCH_S)
-    weight = expected(model.spec, model.edges_s - model.edges_s[0]).weight
+    weight = today(model.edges_s).weight
     powers = _powers(model, site.priced_until)
     kw = usd_per_hour = grams_per_hour = tokens_per_s = 0.0
     for index, home in enumerate(homes(model, choice)):
@@ -75,7 +73,7 @@ def energy_use(found: Found, model: Model, choice: Choice) -> document.EnergyUse
 
 def homes(model: Model, choice: Choice) -> Iterator[Home]:
     """What each unit serves at home with the trace as it is: the most worth first, as far as what is had goes."""
-    as_is = replace(expected(model.spec, model.edges_s - model.edges_s[0]), instants=(_TODAY,))
+    as_is = today(model.edges_s)
     rows = zip(model.units, model.surfaces, choice.owned, choice.reserved, strict=True)
     for index, (unit, surface, owned, reserved) in enumerate(rows):
         money = model.money(unit)

@@ -62,7 +62,9 @@ def play(found: Found, say: Say) -> None:
             break
     rehearsals = calibration.rehearsals_of(model, there(found.choice), clock)
     by_window, rented = calibration.rented_of(model, sample, rehearsals)
-    found.rent_usd_per_hour = sum(rehearsals[unit.name].rent_usd_per_hour(model.listed(unit)) for unit in model.units)
+    found.rent_usd_per_hour = {
+        unit.name: rehearsals[unit.name].rent_usd_per_hour(model.listed(unit)) for unit in model.units
+    }
     found.played = stage.kernel(found.replicas, sample, settings, by_window)
     found.finalists = [one for one in found.finalists if one.replicas != found.replicas]
     found.finalists.append(_finalist(model, weight, found.replicas, rented, found.played, "kernel", is_chosen=True))
@@ -98,12 +100,6 @@ def _doubts(found: Found) -> list[str]:
         doubts.append(
             f"in the simulator the policy pays {one.played_usd_per_hour:.4g} USD per hour for APIs and energy, the search "
             f"expected {one.searched_usd_per_hour:.4g}: believe the former"
-        )
-    held_usd = sum(part.costs.rented for part in there(found.model).parts(there(found.choice)))
-    if held_usd - found.rent_usd_per_hour > _DOUBT * whole_usd:
-        doubts.append(
-            f"of {held_usd:.4g} USD per hour for renting the clouds bill about {found.rent_usd_per_hour:.4g} now: the "
-            "rest stands for busier days, and for what waits or is bought until a rented replica has started"
         )
     return doubts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -43,7 +44,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Found:
-    """What has been found so far; None or empty: not reached."""
+    """What has been found so far; None or empty: not reached. ``rent_usd_per_hour``: by unit, as the clock rents today."""
 
     asked: Asked
     technologies: tuple[Technology, ...] = ()
@@ -54,7 +55,7 @@ class Found:
     sample: Sample | None = None
     finalists: list[document.Finalist] = field(default_factory=list)
     played: Played | None = None
-    rent_usd_per_hour: float = 0.0
+    rent_usd_per_hour: Mapping[str, float] = field(default_factory=dict)
     sizings: tuple[document.Sizing, ...] = ()
     owned_costs: tuple[document.OwnedCost, ...] = ()
     sensitivity: tuple[document.Sensitivity, ...] = ()

@@ -30,12 +30,6 @@ _UTILIZATION_MIN = 1e-3
 _HOURS_PER_YEAR = onprem.HOURS_PER_YEAR
 
 
-def bill(model: Model, parts: list[Parts]) -> document.Costs:
-    """Sum of the units' parts, and what never comes home."""
-    sums = {name: sum(getattr(part.costs, name) for part in parts) for name in document.Costs.__struct_fields__}
-    return document.Costs(**sums | {"api": sums["api"] + float(model.bought_by(model.drawn).mean())})
-
-
 def pool_plans(
     model: Model, choice: Choice, parts: list[Parts], technologies: Sequence[Technology]
 ) -> tuple[document.PoolPlan, ...]:
@@ -231,7 +225,7 @@ def expected(found: Found, model: Model, choice: Choice) -> document.Expected | 
     per_hour, trace = requests.count / requests.hours, found.asked.scenario.trace
     of_week = requests_by_hour(trace.arrival_s, requests.window, found.asked.begins_s, requests.count)
     api, energy_usd = sum(played.api_usd_per_hour.values()), sum(played.energy_usd_per_hour.values())
-    bought, fixed = played.bought_mtok_per_hour, found.rent_usd_per_hour
+    bought, fixed = played.bought_mtok_per_hour, sum(found.rent_usd_per_hour.values())
     for unit, owned, reserved in zip(model.units, choice.owned, choice.reserved, strict=True):
         t = unit.technology
         fixed += owned * (t.owned_usd_per_hour or 0.0) + reserved * (t.reserved_usd_per_hour or 0.0)

@@ -75,6 +75,12 @@ def expected(spec: PlanningSpec, edges_s: Floats) -> Scenario:
     return Scenario(weight_of(blocks, np.arange(blocks.drawn)), _instants(spec.horizon_years, means))
 
 
+def today(edges_s: Floats) -> Scenario:
+    """The trace as it is, and nothing changes: time bins from ``edges_s`` [bin + 1], which may begin anywhere."""
+    blocks = blocks_of(edges_s - edges_s[0])
+    return Scenario(weight_of(blocks, np.arange(blocks.drawn)), (Instant(1.0, 1.0, 1.0),))
+
+
 def _instants(years: float, yearly: list[float], level: float = 1.0) -> tuple[Instant, ...]:
     """The middles of equal parts of the horizon; ``level`` times the requests at each of them."""
     at_years = [(k + 0.5) / INSTANTS * years for k in range(INSTANTS)]

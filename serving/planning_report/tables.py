@@ -108,6 +108,7 @@ def costs(plan: Plan) -> Table:
         ("owned GPUs", "amortized", parts.owned),
         ("reserved GPUs", "amortized", parts.reserved),
         ("GPUs rented by the hour", "amortized", parts.rented),
+        ("bought, or waiting, until those start", "avoidable", parts.starting),
         ("energy", "avoidable", parts.energy),
         ("APIs", "avoidable", parts.api),
     )

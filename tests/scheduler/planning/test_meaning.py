@@ -18,6 +18,7 @@ from scheduler.config.planning import Uncertain
 from scheduler.config.prices import Period, TimeOfUse
 from scheduler.planning import alternatives, document, energy_use, meaning, recourse
 from scheduler.planning.assumptions import assumptions
+from scheduler.planning.bill import bill
 from scheduler.planning.cautions import cautions
 from scheduler.planning.compose import plan_of
 from scheduler.planning.energy_use import homes
@@ -118,7 +119,7 @@ def test_api_prices_that_double_every_year_double_what_is_saved_and_once_only(tm
 def test_what_is_expected_has_rent_and_prices_tokens_by_those_that_were_bought(plain: Found) -> None:
     model, choice = made(plain)
     played = Played(1.0, 10, {"a": 2.0, "": 1.0}, {"a": 0.25}, 0.5, 1.0, bought_mtok_per_hour=1.5)
-    found = replace(plain, played=played, rent_usd_per_hour=0.75)
+    found = replace(plain, played=played, rent_usd_per_hour={"a": 0.5, "b": 0.25})
     expected = meaning.expected(found, model, choice)
     assert expected is not None
     assert expected.api_usd_per_mtok == pytest.approx(2.0)
@@ -296,7 +297,7 @@ def test_no_figure_of_a_plan_holds_the_weight_of_what_finds_no_room(staying: Fou
     assert costs
     for cost in costs:
         other = model.of([round(cost.gpus)])
-        paid = meaning.bill(model, model.parts(other)).total
+        paid = bill(staying, model, other, model.parts(other)).total
         assert cost.usd_per_hour.mean == pytest.approx(paid, rel=1e-9)
 
 
@@ -326,15 +327,19 @@ def test_where_some_requests_must_stay_the_plan_is_held_against_buying_what_may_
         assert words in of_npv(plan)
 
 
+def warned(found: Found, model: Model, choice: Choice) -> tuple[str, ...]:
+    return cautions(model, choice, bill(found, model, choice, model.parts(choice)))
+
+
 def test_a_plan_says_that_it_stands_at_a_limit_that_load_will_grow_and_that_its_trace_is_short(
     plain: Found, tmp_path: Path
 ) -> None:
     model, choice = made(plain)
-    assert cautions(model, choice) == ()
+    assert warned(plain, model, choice) == ()
     (unit,) = model.units
     bounded = replace(unit, technology=replace(unit.technology, replicas_max=choice.owned[0]))
     at = f"llama-8b: {choice.owned[0]} replicas is planning's limit (replicas_max); more might be better"
-    assert cautions(replace(model, units=(bounded,)), choice) == (at,)
+    assert warned(plain, replace(model, units=(bounded,)), choice) == (at,)
     growing = {"growth_per_year": {"mean": 0.5, "sd": 0.0}, "horizon_years": 5.0}
     plan = plan_of(searched(site(tmp_path, **CERTAIN | growing), span_s=1800.0), FACTS, "now")
     mean = np.mean([1.5 ** (5.0 * (k + 0.5) / 4) for k in range(4)])
@@ -344,7 +349,7 @@ def test_a_plan_says_that_it_stands_at_a_limit_that_load_will_grow_and_that_its_
 
 def test_a_choice_that_cannot_hold_what_must_stay_says_so(staying: Found) -> None:
     model, _ = made(staying)
-    (told,) = cautions(model, model.of([1]))
+    (told,) = warned(staying, model, model.of([1]))
     assert "what must stay at home finds no room" in told
 
 

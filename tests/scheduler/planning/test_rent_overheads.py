@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from scheduler.planning.calibration import overheads_of
+from scheduler.planning.bill import bill
+from scheduler.planning.calibration import overheads_of, rented_of
 from scheduler.planning.compose import plan_of
 from scheduler.planning.planner import Found, find
+from scheduler.planning.played import Sample
+from scheduler.planning.rehearsal import Rehearsed
+from scheduler.planning.scenarios import today
 from scheduler.simulation.scenario import Window
 from tests.scheduler.planning.test_planner import FACTS, quiet
 from tests.scheduler.planning.worlds import SPAN_S, asked, hours, scenario
@@ -43,10 +48,39 @@ def test_what_must_stay_gets_replicas_however_dear_renting_comes(bound: Found) -
     assert pool.owned >= 1
 
 
-def test_where_rents_stand_for_more_than_a_bill_the_plan_says_so(bound: Found) -> None:
+def test_what_clouds_bill_is_told_from_what_waits_until_they_answer(bound: Found) -> None:
     assert bound.model is not None
     assert bound.choice is not None
-    held_usd = sum(part.costs.rented for part in bound.model.parts(bound.choice))
-    says_so = any("clouds bill about" in warning for warning in bound.warnings)
-    whole_usd = float(bound.choice.usd_per_hour.mean())
-    assert says_so == (held_usd - bound.rent_usd_per_hour > 0.05 * whole_usd)
+    parts = bound.model.parts(bound.choice)
+    searched_usd = sum(part.costs.rented for part in parts)
+    plan = plan_of(bound, FACTS, "now")
+    assert plan.costs.rented + plan.costs.starting == pytest.approx(searched_usd)
+    assert plan.costs.total == pytest.approx(plan.usd_per_hour.mean)
+    assert 0.0 < plan.costs.rented < searched_usd
+    says_so = any("until rented replicas have started" in warning for warning in plan.warnings)
+    assert says_so == (plan.costs.starting > 0.05 * plan.costs.total)
+
+
+def test_with_nothing_uncertain_the_rents_of_a_plan_are_what_the_clock_pays(bound: Found) -> None:
+    assert bound.model is not None
+    assert bound.choice is not None
+    certain = replace(bound.model, drawn=(today(bound.model.edges_s),))
+    found = bill(bound, certain, bound.choice, certain.parts(bound.choice))
+    assert found.rented == pytest.approx(bound.rent_usd_per_hour["llama-8b"])
+    unheard = replace(bound, rent_usd_per_hour={})  # stopped before the clock was rehearsed
+    listed = bill(unheard, certain, bound.choice, certain.parts(bound.choice))
+    overhead = bound.model.overheads["llama-8b"]
+    assert listed.rented == pytest.approx((found.rented + found.starting) / overhead)
+
+
+def test_a_bin_that_two_windows_share_has_the_mean_of_what_is_rented_in_them(bound: Found) -> None:
+    assert bound.model is not None
+    edges_s = bound.model.edges_s
+    cut_s = float(edges_s[0] + edges_s[1]) / 2.0
+    windows = (Window(float(edges_s[0]), cut_s), Window(cut_s, float(edges_s[2])))
+    at_s = np.array([windows[0].start_s, windows[1].start_s])
+    counts = np.array([2.0, 4.0])
+    told = {"llama-8b": Rehearsed(at_s, np.zeros(2, int), counts, counts)}
+    by_window, by_bin = rented_of(bound.model, Sample(windows, (0.5, 0.5), 0.0), told)
+    assert by_window == [{"llama-8b": 2}, {"llama-8b": 4}]
+    assert by_bin["llama-8b"][:3] == pytest.approx([3.0, 4.0, 0.0])
