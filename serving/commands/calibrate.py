@@ -37,7 +37,10 @@ def run(config_path: Path, given: Given, as_json: bool) -> int:
         _show(found)
     if found.interrupted:
         return INTERRUPTED
-    return 0 if found.decode is not None and found.prefill is not None else 1
+    if found.decode is not None and found.prefill is not None:
+        return 0
+    print(f"baseload: no curve: {next(iter(words.warnings(found)), 'too little was measured')}", file=sys.stderr)
+    return 1
 
 
 def _measured(config: ClusterConfig, given: Given) -> Measured:

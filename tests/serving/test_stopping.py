@@ -20,9 +20,12 @@ from serving.commands.stopping import INTERRUPTED, TERMINATED, Terminated, by_si
 
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATE = ("simulate", "--config", "examples/h100-site.yaml", "--policy", "all-api", "--json", "--trace")
-# Sends itself Ctrl-C's signal as soon as a certain module is about to be imported.
+# Sends itself Ctrl-C's signal as soon as a certain module is about to be imported. Whoever runs the tests in the background
+# may have had it ignored.
 PROGRAM = """
 import os, runpy, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
