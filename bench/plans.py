@@ -161,7 +161,7 @@ class Judge:
         if (name, owned) not in self._rehearsals:
             unit, surface = self._of[name]
             spec, money = self._found.asked.config.policy.commitment, self.model.listed(unit)
-            made = rehearse(surface, money, owned, spec.policy(), spec.every_s, unit.technology.start_s)
+            made = rehearse(surface, money, owned, spec.policy(), spec.every_s, unit.technology.start_s, requests=unit)
             self._rehearsals[name, owned] = made
         return self._rehearsals[name, owned]
 

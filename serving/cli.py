@@ -165,7 +165,13 @@ def simulate(
     trace: Annotated[Path, typer.Option(help="Trace of requests, CSV or JSON lines, plain or gzip.")],
     config: Annotated[Path, typer.Option(help="Site file: pools, APIs, prices.")] = Path(_EMBEDDED),
     mix: Annotated[Path | None, typer.Option(help="Whose the requests are; else each tenant in equal shares.")] = None,
-    policy: Annotated[str, typer.Option(help="Names divided by commas, or all.", metavar="NAME,...|all")] = "all",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Names divided by commas, or all; commitment is one of all where the site file enforces it.",
+            metavar="NAME,...|all",
+        ),
+    ] = "all",
     load_factor: Annotated[
         float | None,
         typer.Option(

@@ -57,7 +57,7 @@ def rehearsals_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[st
 def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec) -> Rehearsed:
     unit, surface = model.units[at], model.surfaces[at]
     start_s = unit.technology.start_s
-    return rehearse(surface, model.listed(unit), count, spec.policy(), spec.every_s, start_s, model.seed)
+    return rehearse(surface, model.listed(unit), count, spec.policy(), spec.every_s, start_s, model.seed, unit)
 
 
 def rented_of(model: Model, sample: Sample, rehearsals: Mapping[str, Rehearsed]) -> tuple[list[dict[str, int]], Rented]:

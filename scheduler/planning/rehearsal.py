@@ -7,6 +7,7 @@ replica, which then takes its time to start and stays for its minimum hold; here
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,12 @@ from scheduler.core.market import Market
 from scheduler.core.supply import Offer, Quality, Rate, ServiceCurve
 from scheduler.core.worth import Look, Worth
 from scheduler.planning.hourly import UnitMoney
-from scheduler.planning.surface import Surface, position
+from scheduler.planning.pulse import pulse
+from scheduler.planning.surface import Rows, Surface, position
 
 _SECONDS_PER_HOUR = 3600.0
 _EVERY_S_MIN, _TICKS_MAX = 30.0, 20_000
+_SEEN_S = 300.0  # as live: what replicas are worth is judged by the demand of so long
 _REFUSED_S = 900.0  # that capacity which was not to be had is not asked for again
 _OWNED, _CLOUD = "owned", "cloud"
 _GROUP = "model@zone"
@@ -80,11 +83,13 @@ def rehearse(
     every_s: float,
     start_s: float,
     seed: int = 0,
+    requests: Rows | None = None,
 ) -> Rehearsed:
     """The unit's trace with ``owned`` replicas at work all the time, and a cloud to rent more from (none: nothing is).
 
-    ``start_s``: from asking for a replica to its first answer. The clock looks every ``every_s``, less often where that would
-    take long: at least half a minute apart, and twenty thousand times at most.
+    ``start_s``: from asking for a replica to its first answer. ``requests``: those behind the surface, whose ups and downs
+    from minute to minute the clock sees as well (none: bins are all there is). The clock looks every ``every_s``, less often
+    where that would take long: at least half a minute apart, and twenty thousand times at most.
     """
     edges_s = surface.edges_s
     every_s = max(every_s, _EVERY_S_MIN, float(edges_s[-1] - edges_s[0]) / _TICKS_MAX)
@@ -95,10 +100,12 @@ def rehearse(
     if money.rented_usd_per_hour is None:
         return Rehearsed(at_s, bins, working, held)
     clock = _Clock(surface, money, owned, policy, every_s, start_s, seed)
+    ticks_s = edges_s[0] + every_s * np.arange(1, math.ceil((edges_s[-1] - edges_s[0]) / every_s) + 2)
+    pulses = pulse(requests, surface, ticks_s, every_s) if requests is not None else np.ones(len(ticks_s))
     ticked = 0
     for step, now_s in enumerate(at_s.tolist()):
         if step and now_s >= edges_s[0] + every_s * (clock.ticks + 1) - 1e-6:
-            clock.tick(bins[ticked:step], now_s)
+            clock.tick(bins[ticked:step], now_s, float(pulses[clock.ticks]))
             ticked = step
         held[step] = len(clock.ready_s)
         working[step] = sum(1 for ready_s in clock.ready_s if ready_s <= now_s)
@@ -119,6 +126,7 @@ class _Clock:
         self._forecaster = Forecaster(every_s, lead_s)
         self._steps = math.ceil(lead_s / every_s)
         self._memory: dict[str, Memory] = {}
+        self._pulses: deque[float] = deque(maxlen=max(1, round(_SEEN_S / every_s)))
         self._owned = _pool(_OWNED, (owned, owned), (-math.inf,) * owned, 0.0, 0.0)
         self._most = math.ceil(float(surface.levels[-1]) / money.usable) + 1
         self._avoid_s = -math.inf
@@ -126,15 +134,17 @@ class _Clock:
         self.ready_s: list[float] = []
         self.ticks = 0
 
-    def tick(self, bins: np.ndarray, now_s: float) -> None:
-        """A span of the clock has passed, in which the load was that of these time ``bins``."""
-        span_s, worth = self._every_s, self._worth(bins)
+    def tick(self, bins: np.ndarray, now_s: float, times: float) -> None:
+        """A span of the clock has passed, in which the load was that of these time ``bins``, so many ``times``."""
+        span_s, of_bin = self._every_s, self._worth(bins)
+        self._pulses.append(times)
+        worth, offered = _scaled(of_bin, times), _scaled(of_bin, sum(self._pulses) / len(self._pulses))
         self.ticks += 1
         at_work = self._owned.count + sum(1 for ready_s in self.ready_s if ready_s <= now_s - span_s)
         burst = _beyond(worth, at_work * self._money.usable, span_s)
         self._forecaster.observe(worth.total_s, now_s - span_s)
         ahead = self._forecaster.ahead(self._steps)
-        forecast = {_GROUP: Outlook(Look(worth, burst, worth.total_s, span_s), ahead)} if ahead is not None else {}
+        forecast = {_GROUP: Outlook(Look(offered, burst, worth.total_s, span_s), ahead)} if ahead is not None else {}
         rent_usd = self._money.rented_usd_per_hour or 0.0
         cloud = _pool(_CLOUD, (0, self._most), tuple(self.ready_s), self._start_s, rent_usd, self._avoid_s)
         plan = commit(forecast, {_OWNED: self._owned, _CLOUD: cloud}, _MARKET, self._policy, now_s, self._memory)
@@ -184,6 +194,13 @@ def _usd_per_s(surface: Surface, money: UnitMoney) -> np.ndarray:
     net = surface.api_saved_usd_per_hour - surface.energy_usd_per_hour
     must = money.short_usd_per_hour * np.minimum(surface.levels, surface.must[:, None])
     return np.asarray((net + must) / _SECONDS_PER_HOUR)
+
+
+def _scaled(worth: Worth, times: float) -> Worth:
+    """That of ``times`` as many of the same requests."""
+    if times == 1.0:
+        return worth
+    return Worth(tuple(times * each for each in worth.work_s), tuple(times * each for each in worth.usd))
 
 
 def _beyond(worth: Worth, work_s: float, span_s: float) -> Worth:

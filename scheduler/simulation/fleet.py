@@ -7,7 +7,7 @@ one that is taken away (spot) does the same for its two minutes of notice, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,13 @@ from scheduler.simulation.sources import SimulatedPool
 
 NOTICE_S = 120.0
 _LOOK_S = 1.0
+
+
+def scaled_alone(site: Site) -> Site:
+    """The site where pools that are not ours to start and stop keep all their replicas: the commitment clock only advises."""
+    ours = {pool.name for pool in site.config.pools if pool.engine.kind == "vllm"}
+    pools = (p if p.name in ours else replace(p, replicas_min=p.replicas_max) for p in site.pools)
+    return replace(site, pools=tuple(pools))
 
 
 class Scaled(Protocol):

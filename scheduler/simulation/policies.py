@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from scheduler.core import costs
 from scheduler.core.costs import COSTS, Cost
@@ -21,6 +22,7 @@ from scheduler.simulation.litellm_rules import Deployment
 Soft = Sequence[tuple[str, Cost]]
 Reorder = Callable[[Decision, Standing, float], Decision]
 
+COMMITMENT = "commitment"
 # More than any request costs: what a rule will not use comes after everything that it will.
 _LAST_USD = 1e6
 _BUT_SCARCITY = tuple((name, cost) for name, cost in COSTS if name != "scarcity")
@@ -30,7 +32,8 @@ _BUT_SCARCITY = tuple((name, cost) for name, cost in COSTS if name != "scarcity"
 class Rule:
     """One policy. ``threshold`` is what tuning turns, ``thresholds`` the values that it tries.
 
-    ``hold``: the share of the time until the last moment to leave for which a gate may hold a request.
+    ``hold``: the share of the time until the last moment to leave for which a gate may hold a request. ``scales``: who says
+    how many replicas there are (nobody: as many as there may be).
     """
 
     name: str
@@ -38,7 +41,7 @@ class Rule:
     bids: bool = False
     evicts: bool = False
     knows_lengths: bool = False
-    scales: bool = False
+    scales: Literal["", "hpa", "commitment"] = ""
     hold: float = 1.0
     reorders: Reorder | None = None
     threshold: float = 0.0
@@ -149,6 +152,7 @@ def rule(name: str, threshold: float = math.nan) -> Rule:
     """The policy of that name; ``threshold`` where it has one to tune. Raises KeyError for an unknown name."""
     made = {
         "bid-price": lambda t: Rule("bid-price", COSTS, bids=True, evicts=True),
+        COMMITMENT: lambda t: Rule(COMMITMENT, COSTS, bids=True, evicts=True, scales="commitment"),
         "all-api": lambda t: Rule("all-api", preference(_all_api)),
         "all-local": lambda t: Rule("all-local", preference(_all_local)),
         "overflow-queue": lambda t: Rule("overflow-queue", _overflow_queue(t), threshold=t, thresholds=_WAITS),
@@ -159,7 +163,9 @@ def rule(name: str, threshold: float = math.nan) -> Rule:
         ),
         "lowest-cost": lambda t: Rule("lowest-cost", _BUT_SCARCITY, reorders=_lowest_cost),
         "least-busy": lambda t: Rule("least-busy", _BUT_SCARCITY, reorders=_least_busy),
-        "hpa": lambda t: Rule("hpa", _overflow_queue(0.5), scales=True, threshold=t, thresholds=(0.5, 0.65, 0.8, 0.95)),
+        "hpa": lambda t: Rule(
+            "hpa", _overflow_queue(0.5), scales="hpa", threshold=t, thresholds=(0.5, 0.65, 0.8, 0.95)
+        ),
         "greedy-perfect": lambda t: Rule("greedy-perfect", _overflow_queue(0.93), knows_lengths=True),
     }
     return made[name](threshold)
@@ -169,3 +175,5 @@ NAMES = (
     "bid-price", "overflow-queue", "overflow-kv", "lowest-cost", "least-busy", "static-price", "quality-threshold",
     "hpa", "greedy-perfect", "all-api", "all-local",
 )  # fmt: skip
+# The last is the shipped policy on replicas that come and go: it tells nothing new where the site file lets none.
+KNOWN = (*NAMES, COMMITMENT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +32,8 @@ Say = Callable[[str, int], None]  # what is being done, requests played since th
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """One policy on the judged part. Shares are fractions; USD of that part. ``usd_fixed``: of the hardware, used or not."""
+    """One policy on the judged part. Shares are fractions; USD of that part. ``usd_fixed``: of hardware and rent, used or
+    not."""
 
     name: str
     threshold: float
@@ -139,15 +141,22 @@ def simulate(
             tally,
             savings_captured(tally, fair),
             false_burst_usd_share(tally, bound),
-            usd_fixed(scenario),
+            usd_fixed(scenario, tally),
         )
     return Result(scenario, settings, len(prices), bound, policies, regret, prices)
 
 
-def usd_fixed(scenario: Scenario) -> float:
-    """Amortized USD of all configured replicas over the judged part, whoever was served by them."""
+def usd_fixed(scenario: Scenario, tally: Tally) -> float:
+    """USD of replicas over the judged part, used or not: of what is owned for all, of what is rented while it was there."""
     hours = scenario.judged.span_s / 3600.0
-    return sum(hours * pool.replicas_max * pool.fixed.usd_per_hour for pool in scenario.site.pools if pool.fixed)
+    is_rented = {pool.name: pool.rental is not None for pool in scenario.site.config.pools}
+    usd = 0.0
+    for pool in scenario.site.pools:
+        replica_hours = hours * pool.replicas_max
+        if is_rented[pool.name]:  # the tally goes on until the last answer has ended
+            replica_hours = min(replica_hours, tally.replica_s.get(pool.name, math.inf) / 3600.0)
+        usd += replica_hours * pool.fixed.usd_per_hour if pool.fixed else 0.0
+    return usd
 
 
 def _played(scenario: Scenario, of: Rule, settings: Settings, batches: Sequence[Batch], tell: Say) -> Tally:

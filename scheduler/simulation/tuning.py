@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.simulation.clocks import HpaClock
-from scheduler.simulation.fleet import Fleet
+from scheduler.simulation.clocks import CommitmentClock, HpaClock
+from scheduler.simulation.fleet import Fleet, scaled_alone
 from scheduler.simulation.policies import Rule, rule
 from scheduler.simulation.regret import Judged
 from scheduler.simulation.scenario import Scenario, Window
@@ -32,13 +32,23 @@ def play(
 ) -> Tally:
     """One run of one rule over the requests of a window; ``progress`` hears of every batch that was played.
 
-    A rule that scales begins with each pool's lower bound of replicas and follows a HorizontalPodAutoscaler from there.
+    A rule that scales begins with each pool's lower bound of replicas and follows a HorizontalPodAutoscaler, or the
+    commitment clock of the site file, from there.
     """
-    if of.scales:
-        clock = HpaClock(Fleet(scenario.site, settings.seed), of.threshold)
-        settings = replace(settings, calls=(*settings.calls, (window.start_s, clock.begin)))
+    clock = _clock(scenario, of, settings)
+    if clock is not None:
+        settings = replace(settings, calls=(*settings.calls, (window.start_s, clock.begin)), ended=clock.saw)
     world = World(scenario.site, scenario.profiles, of, scenario.policy, settings, window.start_s, window.span_s)
     return world.play(batches, progress)
+
+
+def _clock(scenario: Scenario, of: Rule, settings: Settings) -> HpaClock | CommitmentClock | None:
+    if not of.scales:
+        return None
+    if of.scales == "hpa":
+        return HpaClock(Fleet(scenario.site, settings.seed), of.threshold)
+    spec = scenario.site.config.policy.commitment
+    return CommitmentClock(Fleet(scaled_alone(scenario.site), settings.seed), spec.policy(), spec.every_s)
 
 
 def tuned(

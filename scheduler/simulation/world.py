@@ -122,6 +122,7 @@ class World:
             self._next()
         for pool in self.pools.values():
             pool.count(self.now_s)
+        self.tally.replica_s = {name: pool.replica_s for name, pool in self.pools.items()}
         return self.tally
 
     def _next(self) -> None:

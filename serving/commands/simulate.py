@@ -77,16 +77,21 @@ def run(options: Options) -> int:
     return 0
 
 
-def names_of(policy: str) -> list[str]:
-    """Names of policies divided by commas, or ``all``. Raises InputError naming those that are known."""
-    from scheduler.simulation.policies import NAMES
+def names_of(policy: str, mode: str = "enforce") -> list[str]:
+    """Names of policies divided by commas, or ``all``. Raises InputError naming those that are known.
+
+    Where the site file's commitment clock (``mode``) does not act, it is none of all.
+    """
+    from scheduler.simulation.policies import COMMITMENT, KNOWN
 
     names = list(dict.fromkeys(name.strip() for name in policy.split(",") if name.strip()))
-    unknown = [name for name in names if name not in NAMES and name != "all"]
+    unknown = [name for name in names if name not in KNOWN and name != "all"]
     if unknown or not names:
         what = f"unknown policy {', '.join(unknown)}" if unknown else "no policy"
-        raise InputError(f"--policy: {what} (known: {', '.join(NAMES)}, or all)")
-    return list(NAMES) if "all" in names else names
+        raise InputError(f"--policy: {what} (known: {', '.join(KNOWN)}, or all)")
+    if "all" not in names:
+        return names
+    return [name for name in KNOWN if name != COMMITMENT or name in names or mode == "enforce"]
 
 
 @contextmanager
@@ -99,7 +104,8 @@ def _simulated(options: Options, stop: stopping.Stop) -> Iterator[Result]:
         raise InputError(f"--snapshot-age: must be 0 s or more, not {options.snapshot_age_s:g}")
     if options.html is not None and not options.html.absolute().parent.is_dir():
         raise InputError(f"--html: there is no folder {options.html.parent}")
-    names, from_s = names_of(options.policy), _from_s(options)
+    names_of(options.policy)  # what is wrong with them is said before anything is read
+    from_s = _from_s(options)
 
     from scheduler.simulation.mix import default_mix, load_mix, resolve
     from scheduler.simulation.simulate import SHIPPED, simulate
@@ -111,6 +117,7 @@ def _simulated(options: Options, stop: stopping.Stop) -> Iterator[Result]:
     config = checked(options.config)
     if not config.pools:
         raise InputError(f"{options.config}: has no pools: where everything is bought there is nothing to decide")
+    names = names_of(options.policy, config.policy.commitment.mode)
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles = resolve(mix, config)
     settings = Settings(options.gateways, max(_SNAPSHOT_S_MIN, options.snapshot_age_s), options.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.simulation.policies import NAMES
+from scheduler.simulation.policies import KNOWN
 from scheduler.simulation.scenario import EPOCH_S, Scenario, api_offers, local_offers
 from scheduler.simulation.simulate import SHIPPED, PolicyResult, Result
 from scheduler.simulation.tuning import SLO_MIN
@@ -49,7 +49,7 @@ def in_time(policy: PolicyResult) -> bool:
 
 def ranked(result: Result) -> list[PolicyResult]:
     """The cheapest first; those that missed their objectives after all that met them."""
-    place = {name: i for i, name in enumerate(NAMES)}
+    place = {name: i for i, name in enumerate(KNOWN)}
     return sorted(result.policies.values(), key=lambda p: (not in_time(p), p.tally.usd_total, place[p.name]))
 
 
@@ -89,7 +89,27 @@ def one_price(scenario: Scenario) -> str:
 
 def lead(result: Result) -> str:
     """What a simulation came to, in two or three sentences."""
-    return " ".join(text for text in (sentence(result), gain(result), caution(result)) if text)
+    return " ".join(text for text in (sentence(result), gain(result), rents(result), caution(result)) if text)
+
+
+def whole_usd(policy: PolicyResult) -> float:
+    """With hardware and rent, used or not."""
+    return policy.tally.usd_total + policy.usd_fixed
+
+
+def fixed_differs(result: Result) -> bool:
+    """Whether policies had different numbers of rented replicas, so that avoidable USD are not all of the difference."""
+    return len({round(policy.usd_fixed, 9) for policy in result.policies.values()}) > 1
+
+
+def rents(result: Result) -> str:
+    """What comes out cheapest with hardware and rent, where policies differ in these; else ""."""
+    good = [policy for policy in result.policies.values() if in_time(policy)]
+    if not fixed_differs(result) or not good:
+        return ""
+    first, *others = sorted(good, key=whole_usd)
+    told = f"With hardware and rent {first.name} is the cheapest that meets its objectives, ${usd(whole_usd(first))}"
+    return f"{told}; next is {others[0].name}, ${usd(whole_usd(others[0]))}." if others else f"{told}."
 
 
 def caution(result: Result) -> str:

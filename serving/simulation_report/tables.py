@@ -13,7 +13,7 @@ from scheduler.simulation.site import SitePool
 from scheduler.simulation.tuning import SLO_MIN, TUNED, TUNING_REQUESTS
 from serving.report.tables import Column, Table, left
 from serving.report.words import age, count, number, percent, plain
-from serving.simulation_report.outcome import best, in_time, ranked, saved_share, share, usd
+from serving.simulation_report.outcome import best, fixed_differs, in_time, ranked, saved_share, share, usd, whole_usd
 
 BOUND = "clairvoyant bound"
 # What a threshold is a threshold of, by policy: no two are in the same unit.
@@ -24,6 +24,9 @@ _TUNED_TO = {
     "quality-threshold": "difficulty {}",
     "hpa": "{} of slots or KV cache",
 }
+
+
+_SCALING = "hpa and commitment rent as they need"
 
 
 class Given(NamedTuple):
@@ -40,6 +43,7 @@ def policies(result: Result) -> Table:
     columns = (
         left("policy"),
         Column("USD total"),
+        *([Column("with hardware and rent")] if fixed_differs(result) else []),
         Column("API", 2),
         Column("energy", 2),
         Column("saved %", 1),
@@ -54,8 +58,8 @@ def policies(result: Result) -> Table:
     whole = bound.usd_all_api
     saved = share(bound.usd_saved / whole) if whole > 0.0 else "-"
     rows: list[tuple[str, ...]] = [
-        (BOUND, usd(bound.usd_total), usd(bound.usd_api), usd(bound.usd_energy), saved, "100.0", "-",
-         share(bound.local_share), "0.0", "-", "")
+        (BOUND, usd(bound.usd_total), *(["-"] if fixed_differs(result) else []), usd(bound.usd_api),
+         usd(bound.usd_energy), saved, "100.0", "-", share(bound.local_share), "0.0", "-", "")
     ]  # fmt: skip
     rows += [_policy(policy, result, policy is first) for policy in ranked(result)]
     return Table(
@@ -74,6 +78,7 @@ def _policy(policy: PolicyResult, result: Result, is_best: bool) -> tuple[str, .
     return (
         f"{policy.name} *" if is_best else policy.name,
         usd(tally.usd_total),
+        *([usd(whole_usd(policy))] if fixed_differs(result) else []),
         usd(tally.usd_api),
         usd(tally.usd_energy),
         share(saved_share(policy, result)),
@@ -97,7 +102,10 @@ def legend(result: Result) -> str:
     )
     if len(fixed) == 1:
         return f"{told}The hardware costs ${usd(fixed.pop())} over the same time in any case, not among these USD."
-    return f"{told}The hardware costs ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, not among these USD."
+    return (
+        f"{told}Hardware and rent cost ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, since {_SCALING}; they "
+        "are not among the other USD, and the bound has all replicas."
+    )
 
 
 def classes(result: Result) -> Table:

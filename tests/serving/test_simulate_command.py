@@ -18,7 +18,7 @@ from pricing.book import Change
 from pricing.history import Line
 from pricing.listing import TokenPrice
 from scheduler.config import load
-from scheduler.simulation.policies import NAMES
+from scheduler.simulation.policies import KNOWN
 from scheduler.simulation.price_history import configured
 from serving.cli import app
 from serving.simulation_report import outcome
@@ -211,7 +211,7 @@ def test_one_price_for_all_is_said_to_leave_little_to_gain(trace: Path) -> None:
 
 
 BAD: list[tuple[tuple[object, ...], str]] = [
-    (("--policy", "bid-price,wishful"), f"unknown policy wishful (known: {', '.join(NAMES)}, or all)"),
+    (("--policy", "bid-price,wishful"), f"unknown policy wishful (known: {', '.join(KNOWN)}, or all)"),
     (("--policy", ","), "--policy: no policy"),
     (("--load-factor", "0"), "--load-factor: must be above 0, not 0"),
     (("--load-factor", "-1"), "--load-factor: must be above 0, not -1"),

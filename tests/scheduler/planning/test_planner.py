@@ -232,13 +232,13 @@ def test_what_is_only_rented_is_played_with_its_replicas_and_expected_with_its_r
     given = Asked(config, scenario(config, hours()), Window(0.0, SPAN_S), played_requests=20_000, exact_requests=300)
     rented = find(given, quiet)
     assert rented.replicas == {"llama-8b": 0}
-    assert rented.rent_usd_per_hour > 1.0
+    assert rented.rent_usd_per_hour["llama-8b"] > 1.0
     assert rented.played is not None
     assert rented.played.burst_share < 0.3
     assert {one.engine for one in rented.finalists if one.is_chosen} == {"kernel", "exact"}
     told = plan_of(rented, FACTS, "now").expected
     assert told is not None
-    assert told.usd_per_hour == pytest.approx(rented.rent_usd_per_hour + rented.played.usd_per_hour)
+    assert told.usd_per_hour == pytest.approx(rented.rent_usd_per_hour["llama-8b"] + rented.played.usd_per_hour)
 
 
 def test_an_objective_of_pace_is_planned_for_with_emptier_batches_and_played_by_the_exact_engine(
