@@ -43,7 +43,7 @@ def policies(result: Result) -> Table:
     columns = (
         left("policy"),
         Column("USD total"),
-        *([Column("with hardware and rent")] if fixed_differs(result) else []),
+        *([Column("with hardware")] if fixed_differs(result) else []),
         Column("API", 2),
         Column("energy", 2),
         Column("saved %", 1),
@@ -104,7 +104,7 @@ def legend(result: Result) -> str:
         return f"{told}The hardware costs ${usd(fixed.pop())} over the same time in any case, not among these USD."
     return (
         f"{told}Hardware and rent cost ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, since {_SCALING}; they "
-        "are not among the other USD, and the bound has all replicas."
+        "are in the column with hardware alone, and the bound has all replicas."
     )
 
 

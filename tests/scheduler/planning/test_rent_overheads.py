@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scheduler.planning.bill import bill
-from scheduler.planning.calibration import overheads_of, rented_of
+from scheduler.planning.calibration import overheads_of, rehearsals_of, rented_of
 from scheduler.planning.compose import plan_of
 from scheduler.planning.planner import Found, find
 from scheduler.planning.played import Sample
@@ -84,3 +84,11 @@ def test_a_bin_that_two_windows_share_has_the_mean_of_what_is_rented_in_them(bou
     by_window, by_bin = rented_of(bound.model, Sample(windows, (0.5, 0.5), 0.0), told)
     assert by_window == [{"llama-8b": 2}, {"llama-8b": 4}]
     assert by_bin["llama-8b"][:3] == pytest.approx([3.0, 4.0, 0.0])
+
+
+def test_the_clock_never_wants_more_than_the_written_file_lets_it_have(bound: Found) -> None:
+    assert bound.model is not None
+    assert bound.choice is not None
+    rehearsed = rehearsals_of(bound.model, bound.choice, bound.asked.config.policy.commitment)["llama-8b"]
+    (pool,) = plan_of(bound, FACTS, "now").pools
+    assert 0 < rehearsed.held.max() <= pool.rented_max
