@@ -183,17 +183,15 @@ class ClusterConfig(Model):
             yield f"pools[{i}].replicas.min: {pool.name!r} cannot be empty: {problem}"
 
     def _cloud_zones(self) -> Iterable[str]:
-        """What stands in for a pool sees what the pool sees: it has to be where that is, and no cloud is air-gapped."""
+        """Whatever a pool may see is seen by what stands in for it: what a plan may rent has to be where the pool is.
+
+        An air-gapped site may rent what stands inside: its zones have no other place.
+        """
         zones = {site.name: site.zone for site in self.sites}
         at = {pool.name: zones.get(pool.site) for pool in self.pools}
-        told = [(f"planning.candidates[{i}]", c.pool, c.zone, c.rental) for i, c in enumerate(self.planning.candidates)]
-        told += [(f"planning.cloud[{i}]", c.pool, c.zone, c.rental) for i, c in enumerate(self.planning.cloud)]
-        for path, pool, there, rental in told:
-            if self.air_gapped and rental is not None:
-                yield (
-                    f"{path}.rental: air_gapped is on, so nothing may be rented from a cloud by the hour (what is leased "
-                    "inside has a reserved_usd_per_hour)"
-                )
+        told = [(f"planning.candidates[{i}]", c.pool, c.zone) for i, c in enumerate(self.planning.candidates)]
+        told += [(f"planning.cloud[{i}]", offer.pool, offer.zone) for i, offer in enumerate(self.planning.cloud)]
+        for path, pool, there in told:
             here = at.get(pool)
             if here is not None and there is not None and there != here:
                 yield (

@@ -1,4 +1,4 @@
-"""From what the search pays to what is billed: renting costs it more than any cloud asks, since the clock reacts late."""
+"""From what the search pays to what is billed: renting may cost it more than clouds ask, since the clock reacts late."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from scheduler.planning.scenarios import today
 
 
 def bill(found: Found, model: Model, choice: Choice, parts: list[Parts]) -> Costs:
-    """Sum of the units' parts, and what never comes home. Of what the search pays for renting a part comes on bills."""
+    """Sum of the units' parts, and what never comes home. Of what the search pays for renting a part comes on bills.
+
+    All of it where the clock is billed as much or more: the sum is what the search expects, and that has both in it.
+    """
     sums = {name: sum(getattr(part.costs, name) for part in parts) for name in Costs.__struct_fields__}
-    billed_usd = sum(
-        part.costs.rented * _billed_share(found, model, choice, index)
-        for index, part in enumerate(parts)
-        if part.costs.rented
-    )
+    shares = billed_shares(found, model, choice)
+    billed_usd = sum((part.costs.rented * min(1.0, share) for part, share in zip(parts, shares, strict=True)), 0.0)
     api_usd = sums["api"] + float(model.bought_by(model.drawn).mean())
-    starting_usd = sums["starting"] + sums["rented"] - billed_usd
+    starting_usd = max(0.0, sums["rented"] - billed_usd)
     return Costs(**sums | {"api": api_usd, "rented": billed_usd, "starting": starting_usd})
 
 
-def _billed_share(found: Found, model: Model, choice: Choice, index: int) -> float:
-    """Of what the search pays for renting a unit: what the clock is billed for the trace as it is, over what that pays there.
+def billed_shares(found: Found, model: Model, choice: Choice) -> list[float]:
+    """By unit, what the clock is billed for the trace as it is, over what the search pays for renting there.
 
-    Where the search rents nothing today, or no clock was rehearsed: as much as the rent is listed at.
+    Where the search rents nothing today, or no clock was rehearsed: what an hour is listed at, over what the search pays.
     """
-    unit = model.units[index]
-    searched = recourse.parts(
-        model.surfaces[index], model.money(unit), [today(model.edges_s)], choice.owned[index], choice.reserved[index]
-    ).costs.rented
-    if searched <= 0.0 or unit.name not in found.rent_usd_per_hour:
-        return 1.0 / model.overheads.get(unit.name, 1.0)
-    return min(1.0, found.rent_usd_per_hour[unit.name] / searched)
+    shares = []
+    for index, unit in enumerate(model.units):
+        money, had = model.money(unit), (choice.owned[index], choice.reserved[index])
+        searched = recourse.parts(model.surfaces[index], money, [today(model.edges_s)], *had).costs.rented
+        if searched > 0.0 and unit.name in found.rent_usd_per_hour:
+            shares.append(found.rent_usd_per_hour[unit.name] / searched)
+        elif money.rented_usd_per_hour:
+            shares.append((model.listed(unit).rented_usd_per_hour or 0.0) / money.rented_usd_per_hour)
+        else:
+            shares.append(1.0)
+    return shares

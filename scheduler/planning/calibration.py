@@ -49,15 +49,18 @@ def _inside_s(edges_s: np.ndarray, window: Window, warm_s: float) -> np.ndarray:
 
 
 def rehearsals_of(model: Model, choice: Choice, spec: CommitmentSpec) -> dict[str, Rehearsed]:
-    """What the commitment clock would rent on top of ``choice``, by unit, as the trace is."""
-    rows = zip(model.units, choice.owned, choice.reserved, strict=True)
-    return {unit.name: _rehearsed(model, at, sum(had), spec) for at, (unit, *had) in enumerate(rows)}
+    """What the commitment clock would rent on top of ``choice``, by unit, as the trace is, and as far as it may."""
+    rows = zip(model.units, choice.owned, choice.reserved, model.parts(choice), strict=True)
+    return {
+        unit.name: _rehearsed(model, at, owned + reserved, spec, of.rented_max)
+        for at, (unit, owned, reserved, of) in enumerate(rows)
+    }
 
 
-def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec) -> Rehearsed:
+def _rehearsed(model: Model, at: int, count: int, spec: CommitmentSpec, most: int | None = None) -> Rehearsed:
     unit, surface = model.units[at], model.surfaces[at]
     start_s = unit.technology.start_s
-    return rehearse(surface, model.listed(unit), count, spec.policy(), spec.every_s, start_s, model.seed, unit)
+    return rehearse(surface, model.listed(unit), count, spec.policy(), spec.every_s, start_s, model.seed, unit, most)
 
 
 def rented_of(model: Model, sample: Sample, rehearsals: Mapping[str, Rehearsed]) -> tuple[list[dict[str, int]], Rented]:

@@ -8,8 +8,8 @@ import msgspec
 class Costs(msgspec.Struct, frozen=True):
     """USD per hour, by part. ``total`` is their sum.
 
-    ``rented``: what clouds bill. ``starting``: what is bought, or waits, until rented replicas answer; the latter is weighed
-    and comes on no bill.
+    ``rented``: effective rents, interruptions and idle power in them, as far as the rehearsed clock is billed for them.
+    ``starting``: what is bought, or waits, until rented replicas answer; the latter is weighed and comes on no bill.
     """
 
     owned: float

@@ -14,10 +14,11 @@ def pulse(requests: Rows, surface: Surface, at_s: Floats, span_s: float) -> Floa
     variance is that of a Bernoulli sample, Horvitz and Thompson 1952).
     """
     order = np.argsort(requests.at_s, kind="stable")
-    arrived_s = np.asarray(requests.at_s, np.float64)[order]
+    # As in bins: who comes at the end of a span belongs to the next one, but for the end of all.
+    arrived_s = np.minimum(np.asarray(requests.at_s, np.float64)[order], np.nextafter(surface.edges_s[-1], 0.0))
     work_s = np.asarray(requests.work_s, np.float64)[order]
     work_s = np.where(np.isfinite(work_s), work_s, 0.0)
-    since, until = (np.searchsorted(arrived_s, each, side="right") for each in (at_s - span_s, at_s))
+    since, until = (np.searchsorted(arrived_s, each, side="left") for each in (at_s - span_s, at_s))
 
     def within(values: Floats) -> Floats:
         sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -34,13 +34,16 @@ _GROUP = "model@zone"
 class Rehearsed:
     """Of one unit, by step of time, which begins at ``at_s`` [step] in time bin ``bins`` [step]; none is longer than its bin.
 
-    ``working`` [step]: rented replicas that answer, ``held`` [step]: those that are paid for.
+    ``working`` [step]: rented replicas that answer, ``held`` [step]: those that are paid for. ``times`` [step]: load over
+    that of the bin. Of owned replicas ``usable`` (``calibration``) has what minutes differ by; what rented ones add to them
+    is reckoned step by step.
     """
 
     at_s: np.ndarray
     bins: np.ndarray
     working: np.ndarray
     held: np.ndarray
+    times: np.ndarray
 
     def between(self, begin_s: float, end_s: float) -> float:
         """Rented replicas that answer, mean over a time."""
@@ -64,15 +67,24 @@ class Rehearsed:
     ) -> float:
         """What ``owned`` and rented replicas save together, net of energy, mean over the trace, at prices of today."""
         net = surface.api_saved_usd_per_hour - surface.energy_usd_per_hour
-        below, share = position(surface.levels, (owned + self.working) * money.usable)
-        return self._mean(net[self.bins, below] * (1.0 - share) + net[self.bins, below + 1] * share, weight)
+
+        def saved(replicas: np.ndarray, times: np.ndarray) -> np.ndarray:
+            capacity = replicas * money.usable / np.where(times > 0.0, times, 1.0)
+            below, share = position(surface.levels, capacity)
+            return np.asarray(times * (net[self.bins, below] * (1.0 - share) + net[self.bins, below + 1] * share))
+
+        alone, even = np.full(len(self.bins), float(owned)), np.ones(len(self.bins))
+        added = saved(alone + self.working, self.times) - saved(alone, self.times)
+        return self._mean(saved(alone, even) + added, weight)
 
     def short_usd_per_hour(
         self, surface: Surface, money: UnitMoney, owned: int, weight: np.ndarray | None = None
     ) -> float:
         """What the work that has to stay and finds no room counts as."""
-        lacking = np.maximum(0.0, surface.must[self.bins] - (owned + self.working) * money.usable)
-        return self._mean(lacking, weight) * money.short_usd_per_hour
+        must, alone = surface.must[self.bins], owned * money.usable
+        most = self.times * must - alone
+        added = np.maximum(0.0, most - self.working * money.usable) - np.maximum(0.0, most)
+        return self._mean(np.maximum(0.0, must - alone) + added, weight) * money.short_usd_per_hour
 
 
 def rehearse(
@@ -84,12 +96,14 @@ def rehearse(
     start_s: float,
     seed: int = 0,
     requests: Rows | None = None,
+    most: int | None = None,
 ) -> Rehearsed:
     """The unit's trace with ``owned`` replicas at work all the time, and a cloud to rent more from (none: nothing is).
 
     ``start_s``: from asking for a replica to its first answer. ``requests``: those behind the surface, whose ups and downs
-    from minute to minute the clock sees as well (none: bins are all there is). The clock looks every ``every_s``, less often
-    where that would take long: at least half a minute apart, and twenty thousand times at most.
+    from minute to minute the clock sees as well (none: bins are all there is). ``most``: so many may be rented at once. The
+    clock looks every ``every_s``, less often where that would take long: at least half a minute apart, and twenty thousand
+    times at most.
     """
     edges_s = surface.edges_s
     every_s = max(every_s, _EVERY_S_MIN, float(edges_s[-1] - edges_s[0]) / _TICKS_MAX)
@@ -98,8 +112,9 @@ def rehearse(
     bins = np.searchsorted(edges_s, np.minimum(at_s + 0.5 * step_s, edges_s[-1] - 1e-9), side="right") - 1
     working, held = np.zeros(len(at_s)), np.zeros(len(at_s))
     if money.rented_usd_per_hour is None:
-        return Rehearsed(at_s, bins, working, held)
-    clock = _Clock(surface, money, owned, policy, every_s, start_s, seed)
+        return Rehearsed(at_s, bins, working, held, np.ones(len(at_s)))
+    times = pulse(requests, surface, at_s + step_s, step_s) if requests is not None else np.ones(len(at_s))
+    clock = _Clock(surface, money, owned, policy, every_s, start_s, seed, most)
     ticks_s = edges_s[0] + every_s * np.arange(1, math.ceil((edges_s[-1] - edges_s[0]) / every_s) + 2)
     pulses = pulse(requests, surface, ticks_s, every_s) if requests is not None else np.ones(len(ticks_s))
     ticked = 0
@@ -109,7 +124,7 @@ def rehearse(
             ticked = step
         held[step] = len(clock.ready_s)
         working[step] = sum(1 for ready_s in clock.ready_s if ready_s <= now_s)
-    return Rehearsed(at_s, bins, working, held)
+    return Rehearsed(at_s, bins, working, held, times)
 
 
 class _Clock:
@@ -117,7 +132,7 @@ class _Clock:
 
     def __init__(
         self, surface: Surface, money: UnitMoney, owned: int, policy: CommitmentPolicy, every_s: float, start_s: float,
-        seed: int,
+        seed: int, most: int | None,
     ) -> None:  # fmt: skip
         self._money, self._policy, self._every_s, self._start_s = money, policy, every_s, start_s
         self._usd, self._levels = _usd_per_s(surface, money), surface.levels
@@ -128,7 +143,8 @@ class _Clock:
         self._memory: dict[str, Memory] = {}
         self._pulses: deque[float] = deque(maxlen=max(1, round(_SEEN_S / every_s)))
         self._owned = _pool(_OWNED, (owned, owned), (-math.inf,) * owned, 0.0, 0.0)
-        self._most = math.ceil(float(surface.levels[-1]) / money.usable) + 1
+        enough = math.ceil(float(surface.levels[-1]) / money.usable) + 1
+        self._most = enough if most is None else most
         self._avoid_s = -math.inf
         self._last: tuple[int, Worth] | None = None
         self.ready_s: list[float] = []

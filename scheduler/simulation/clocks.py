@@ -44,7 +44,7 @@ class CommitmentClock:
     def __init__(
         self, fleet: Fleet, policy: CommitmentPolicy, every_s: float = 60.0, enforce: bool = True, coverage: float = 0.9
     ) -> None:
-        self._fleet, self._policy, self._every_s = fleet, policy, every_s
+        self.fleet, self._policy, self._every_s = fleet, policy, every_s
         self._enforce, self._coverage = enforce, coverage
         self.log = AdviceLog(policy.hold_s)
         self._memory: dict[str, Memory] = {}
@@ -56,9 +56,9 @@ class CommitmentClock:
 
     def begin(self, world: PricedWorld, now_s: float) -> None:
         """At the very start; goes on by itself."""
-        self._fleet.begin(world, now_s)
-        pools = self._fleet.pools(now_s)
-        specs = {spec.name: spec for spec in self._fleet.site.pools}
+        self.fleet.begin(world, now_s)
+        pools = self.fleet.pools(now_s)
+        specs = {spec.name: spec for spec in self.fleet.site.pools}
         for group, names in substitutes(pools, world.controller.market, now_s).items():
             lead_s = max(specs[name].start_s for name in names) + self._policy.hold_s
             self._steps = max(self._steps, math.ceil(lead_s / self._every_s))
@@ -71,14 +71,14 @@ class CommitmentClock:
     def saw(self, journey: Journey, now_s: float) -> None:
         """A request is over: what it would have cost elsewhere, and whether it was served there."""
         for group, offers in self._offers.items():
-            demand = displaced_by(journey.decision, offers, self._fleet.references[self._pools[group]])
+            demand = displaced_by(journey.decision, offers, self.fleet.references[self._pools[group]])
             if demand is not None:
                 last = journey.outcomes[-1] if journey.outcomes else None
                 served_here = last is not None and last.status == "complete" and last.offer_id in offers
                 self._offered[group].add(demand, not served_here)
 
     def _tick(self, world: PricedWorld, now_s: float) -> None:
-        fleet, market, forecast = self._fleet, world.controller.market, {}
+        fleet, market, forecast = self.fleet, world.controller.market, {}
         fleet.count(now_s)
         up = {offer.id for offer in market.offers if offer.healthy}
         for group, offered in self._offered.items():
@@ -101,20 +101,20 @@ class HpaClock:
     """``hpa`` every 15 s, on the share of slots or KV cache in use, whichever is more; who waits counts as a slot more."""
 
     def __init__(self, fleet: Fleet, target: float) -> None:
-        self._fleet, self._target = fleet, target
+        self.fleet, self._target = fleet, target
         self._memory = HpaMemory()
         self.log = AdviceLog(0.0)
 
     def begin(self, world: Scaled, now_s: float) -> None:
         """At the very start; goes on by itself."""
-        self._fleet.begin(world, now_s)
+        self.fleet.begin(world, now_s)
         world.at(now_s + SYNC_S, self._tick, world)
 
     def saw(self, journey: Journey, now_s: float) -> None:
         """It asks what engines do, not what requests are worth."""
 
     def _tick(self, world: Scaled, now_s: float) -> None:
-        fleet = self._fleet
+        fleet = self.fleet
         fleet.count(now_s)
         pools = {name: _seen(fleet, name, now_s) for name in fleet.runs}
         desired, self._memory = hpa(pools, self._target, now_s, self._memory)

@@ -194,6 +194,11 @@ class Fleet:
             run.usd_rent += hours * prices[name].rent  # as billed: interruptions and starts are played, not paid twice
             run.usd_standby += hours * prices[name].standby
 
+    def usd_held(self, now_s: float) -> dict[str, float]:
+        """What replicas have cost since the beginning because they were there, rent and idle power, by pool."""
+        self.count(now_s)
+        return {name: run.usd_rent + run.usd_standby for name, run in self.runs.items()}
+
     def _prices(self, now_s: float) -> dict[str, Holding]:
         return holdings(self.site.config, self.site.priced(now_s))
 

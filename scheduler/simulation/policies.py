@@ -175,5 +175,5 @@ NAMES = (
     "bid-price", "overflow-queue", "overflow-kv", "lowest-cost", "least-busy", "static-price", "quality-threshold",
     "hpa", "greedy-perfect", "all-api", "all-local",
 )  # fmt: skip
-# The last is the shipped policy on replicas that come and go: it tells nothing new where the site file lets none.
+# The last is the shipped policy on replicas that come and go, where the site file lets them.
 KNOWN = (*NAMES, COMMITMENT)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pricing.holding import holdings
 from scheduler.simulation.bound.bound import Bound
 from scheduler.simulation.policies import NAMES, Rule, rule
 from scheduler.simulation.regret import (
@@ -17,7 +17,7 @@ from scheduler.simulation.regret import (
     judged,
     savings_captured,
 )
-from scheduler.simulation.scenario import Scenario
+from scheduler.simulation.scenario import EPOCH_S, Scenario
 from scheduler.simulation.tally import Tally
 from scheduler.simulation.tuning import play, tuned
 from scheduler.simulation.workload import Batch
@@ -147,15 +147,18 @@ def simulate(
 
 
 def usd_fixed(scenario: Scenario, tally: Tally) -> float:
-    """USD of replicas over the judged part, used or not: of what is owned for all, of what is rented while it was there."""
-    hours = scenario.judged.span_s / 3600.0
-    is_rented = {pool.name: pool.rental is not None for pool in scenario.site.config.pools}
+    """USD of replicas over the judged part, used or not: all that there may be, or what came and went (``Tally.usd_held``).
+
+    Hardware that is owned is paid for in any case; then what is held is its idle power.
+    """
+    site, hours = scenario.site, scenario.judged.span_s / 3600.0
+    prices = holdings(site.config, site.priced(EPOCH_S))
     usd = 0.0
-    for pool in scenario.site.pools:
-        replica_hours = hours * pool.replicas_max
-        if is_rented[pool.name]:  # the tally goes on until the last answer has ended
-            replica_hours = min(replica_hours, tally.replica_s.get(pool.name, math.inf) / 3600.0)
-        usd += replica_hours * pool.fixed.usd_per_hour if pool.fixed else 0.0
+    for pool in site.pools:
+        per_hour = pool.fixed.usd_per_hour if pool.fixed else 0.0
+        if pool.name in tally.usd_held:
+            per_hour = max(0.0, per_hour - prices[pool.name].held)
+        usd += hours * pool.replicas_max * per_hour + tally.usd_held.get(pool.name, 0.0)
     return usd
 
 

@@ -47,6 +47,7 @@ class Tally(Headline):
     ``series``: by bucket of the span and of arrival: USD of APIs, USD of energy, served by APIs, served by own engines, in
     time, requests. ``bids``: by pool and bucket: sum of bid prices (USD per replica-second), and of how many clearings.
     ``replica_s``: by pool, seconds that its replicas were there, starting or not, until the last request had ended.
+    ``usd_held``: by pool, rent as billed and idle power of replicas that came and went over the span; empty where none did.
     """
 
     from_s: float
@@ -70,6 +71,7 @@ class Tally(Headline):
     series: np.ndarray = field(default_factory=lambda: np.zeros((BUCKETS, 6)))
     bids: dict[str, np.ndarray] = field(default_factory=dict)
     replica_s: dict[str, float] = field(default_factory=dict)
+    usd_held: dict[str, float] = field(default_factory=dict)
 
     def add(self, number: int, request: Request, entry: LedgerEntry, kind: str, bounces: int) -> None:
         """One request that is over."""

@@ -11,7 +11,7 @@ from scheduler.simulation.clocks import CommitmentClock, HpaClock
 from scheduler.simulation.fleet import Fleet, scaled_alone
 from scheduler.simulation.policies import Rule, rule
 from scheduler.simulation.regret import Judged
-from scheduler.simulation.scenario import Scenario, Window
+from scheduler.simulation.scenario import EPOCH_S, Scenario, Window
 from scheduler.simulation.tally import Tally
 from scheduler.simulation.workload import Batch
 from scheduler.simulation.world import Settings, World
@@ -35,11 +35,18 @@ def play(
     A rule that scales begins with each pool's lower bound of replicas and follows a HorizontalPodAutoscaler, or the
     commitment clock of the site file, from there.
     """
-    clock = _clock(scenario, of, settings)
+    clock, held = _clock(scenario, of, settings), list[dict[str, float]]()
     if clock is not None:
-        settings = replace(settings, calls=(*settings.calls, (window.start_s, clock.begin)), ended=clock.saw)
+        calls = (
+            (window.start_s, clock.begin),
+            (window.end_s, lambda _, now_s: held.append(clock.fleet.usd_held(now_s))),
+        )
+        settings = replace(settings, calls=(*settings.calls, *calls), ended=clock.saw)
     world = World(scenario.site, scenario.profiles, of, scenario.policy, settings, window.start_s, window.span_s)
-    return world.play(batches, progress)
+    tally = world.play(batches, progress)
+    if clock is not None:  # the last answer may have ended before the window does
+        tally.usd_held = held[0] if held else clock.fleet.usd_held(EPOCH_S + window.end_s)
+    return tally
 
 
 def _clock(scenario: Scenario, of: Rule, settings: Settings) -> HpaClock | CommitmentClock | None:

@@ -8,6 +8,9 @@ from serving.calibration.session import Measured
 
 _SAME, _TIMES_FROM = 0.02, 2.0
 
+# What a warning ends with where a half of the curve is missing.
+_MISSING = (", so there is no line", ", so there is no rate")
+
 
 def sentence(found: Measured) -> str:
     """The curve in one sentence, and how far it is from the site file's."""
@@ -85,7 +88,7 @@ def _doubts(found: Measured) -> list[str]:
             f"no answer could be timed at {', '.join(map(str, missing))} requests at a time: the curve ends elsewhere"
         )
     if fit is None:
-        told.append("ITL: fewer than three loads were measured, so there is no line")
+        told.append(f"ITL: fewer than three loads were measured{_MISSING[0]}")
     else:
         if fit.poor:
             told.append(
@@ -98,12 +101,19 @@ def _doubts(found: Measured) -> list[str]:
             told.append(f"ITL bends {fit.bend}: at both ends it lies {where} the line; see the column `off the line`")
     prefill = found.prefill
     if prefill is None:
-        told.append("prefill: fewer than three prompt lengths were measured, so there is no rate")
+        told.append(f"prefill: fewer than three prompt lengths were measured{_MISSING[1]}")
     elif prefill.prefill_tokens_per_s is None:
         told.append(f"TTFT ({_ms(prefill.ttft_base_s)} ms) does not grow with the prompt enough to tell a prefill rate")
     elif prefill.r2 < 0.9:
         told.append(f"POOR FIT: R² {prefill.r2:.2f} of TTFT against prompt length is below 0.9")
     return told
+
+
+def without_curve(found: Measured) -> str:
+    """Which half of the curve is missing, and whatever else was noticed, which may be why."""
+    told = warnings(found)
+    missing = [text for text in told if text.endswith(_MISSING)]
+    return "; ".join([*missing, *(text for text in told if text not in missing)])
 
 
 def prefill_rows(found: Measured) -> list[tuple[str, ...]]:

@@ -39,7 +39,7 @@ def run(config_path: Path, given: Given, as_json: bool) -> int:
         return INTERRUPTED
     if found.decode is not None and found.prefill is not None:
         return 0
-    print(f"baseload: no curve: {next(iter(words.warnings(found)), 'too little was measured')}", file=sys.stderr)
+    print(f"baseload: no curve. {words.without_curve(found)}", file=sys.stderr)
     return 1
 
 

@@ -77,10 +77,10 @@ def run(options: Options) -> int:
     return 0
 
 
-def names_of(policy: str, mode: str = "enforce") -> list[str]:
+def names_of(policy: str, comes_and_goes: bool = True) -> list[str]:
     """Names of policies divided by commas, or ``all``. Raises InputError naming those that are known.
 
-    Where the site file's commitment clock (``mode``) does not act, it is none of all.
+    Where no replica ``comes_and_goes`` by the site file's commitment clock, that is none of all.
     """
     from scheduler.simulation.policies import COMMITMENT, KNOWN
 
@@ -91,7 +91,12 @@ def names_of(policy: str, mode: str = "enforce") -> list[str]:
         raise InputError(f"--policy: {what} (known: {', '.join(KNOWN)}, or all)")
     if "all" not in names:
         return names
-    return [name for name in KNOWN if name != COMMITMENT or name in names or mode == "enforce"]
+    return [name for name in KNOWN if name != COMMITMENT or name in names or comes_and_goes]
+
+
+def _comes_and_goes(config: ClusterConfig) -> bool:
+    scaled = any(p.engine.kind == "vllm" and p.replicas.min < p.replicas.max for p in config.pools)
+    return scaled and config.policy.commitment.mode == "enforce"
 
 
 @contextmanager
@@ -117,7 +122,7 @@ def _simulated(options: Options, stop: stopping.Stop) -> Iterator[Result]:
     config = checked(options.config)
     if not config.pools:
         raise InputError(f"{options.config}: has no pools: where everything is bought there is nothing to decide")
-    names = names_of(options.policy, config.policy.commitment.mode)
+    names = names_of(options.policy, _comes_and_goes(config))
     mix = load_mix(options.mix) if options.mix is not None else default_mix(config)
     profiles = resolve(mix, config)
     settings = Settings(options.gateways, max(_SNAPSHOT_S_MIN, options.snapshot_age_s), options.seed)

@@ -9,22 +9,25 @@ import numpy as np
 from scheduler.simulation.simulate import SHIPPED, Regret, Result
 from scheduler.simulation.tuning import SLO_MIN
 from serving.report.words import count, listed, number, percent
-from serving.simulation_report.outcome import REFERENCES, best, ranked, share, shown, usd
+from serving.simulation_report.outcome import REFERENCES, in_time, ranked, scales, share, shown, usd
 from serving.simulation_report.timeline import Bins, Spend, Work
 
 
 def of_costs(result: Result, is_cut: bool) -> str:
     """The cheapest policy beside the bound."""
-    first, bound = best(result), result.bound.usd_total
+    bound = result.bound.usd_total
+    by_avoidable = sorted(ranked(result), key=lambda p: (not in_time(p), p.tally.usd_total))
+    first = by_avoidable[0] if in_time(by_avoidable[0]) else None
     cut = " A bar with a gap goes on beyond the figure." if is_cut else ""
     if first is None:
         return f"No policy met its objectives; a clairvoyant would pay ${usd(bound)}.{cut}"
     over = first.tally.usd_total - bound
     told = (
-        f"{first.name} is the cheapest that meets its objectives and pays ${usd(max(0.0, over))} more than the least "
+        f"{'In API and energy ' if scales(result) else ''}{first.name} is the cheapest that meets its objectives and pays "
+        f"${usd(max(0.0, over))} more than the least "
     )
     told += f"that anybody could (${usd(bound)})"
-    others = [p for p in ranked(result)[1:] if p.name not in REFERENCES]
+    others = [p for p in by_avoidable[1:] if p.name not in REFERENCES]
     if others:
         told += f"; the next, {others[0].name}, pays ${usd(others[0].tally.usd_total - bound)} more"
     return f"{told}.{cut}"

@@ -47,10 +47,26 @@ def in_time(policy: PolicyResult) -> bool:
     return policy.tally.slo_attainment >= SLO_MIN and not policy.tally.violations
 
 
+def whole_usd(policy: PolicyResult) -> float:
+    """With hardware and rent, used or not."""
+    return policy.tally.usd_total + policy.usd_fixed
+
+
+def scales(result: Result) -> bool:
+    """Whether a policy was played that starts and stops replicas, where there are some to start and stop."""
+    may = any(pool.replicas_min < pool.replicas_max for pool in result.scenario.site.pools)
+    return may and any(policy.tally.usd_held for policy in result.policies.values())
+
+
 def ranked(result: Result) -> list[PolicyResult]:
-    """The cheapest first; those that missed their objectives after all that met them."""
-    place = {name: i for i, name in enumerate(KNOWN)}
-    return sorted(result.policies.values(), key=lambda p: (not in_time(p), p.tally.usd_total, place[p.name]))
+    """The cheapest first, with hardware and rent where these differ; those that missed their objectives after the others."""
+    place, is_whole = {name: i for i, name in enumerate(KNOWN)}, scales(result)
+
+    def key(policy: PolicyResult) -> tuple[bool, float, int]:
+        paid_usd = whole_usd(policy) if is_whole else policy.tally.usd_total
+        return not in_time(policy), paid_usd, place[policy.name]
+
+    return sorted(result.policies.values(), key=key)
 
 
 def best(result: Result) -> PolicyResult | None:
@@ -92,24 +108,18 @@ def lead(result: Result) -> str:
     return " ".join(text for text in (sentence(result), gain(result), rents(result), caution(result)) if text)
 
 
-def whole_usd(policy: PolicyResult) -> float:
-    """With hardware and rent, used or not."""
-    return policy.tally.usd_total + policy.usd_fixed
-
-
-def fixed_differs(result: Result) -> bool:
-    """Whether policies had different numbers of rented replicas, so that avoidable USD are not all of the difference."""
-    return len({round(policy.usd_fixed, 9) for policy in result.policies.values()}) > 1
-
-
 def rents(result: Result) -> str:
-    """What comes out cheapest with hardware and rent, where policies differ in these; else ""."""
-    good = [policy for policy in result.policies.values() if in_time(policy)]
-    if not fixed_differs(result) or not good:
+    """What comes out cheapest with hardware and rent, where policies start and stop replicas; else ""."""
+    good = sorted((policy for policy in result.policies.values() if in_time(policy)), key=whole_usd)
+    hours = result.scenario.judged.span_s / 3600.0
+    if not scales(result) or not good:
         return ""
-    first, *others = sorted(good, key=whole_usd)
-    told = f"With hardware and rent {first.name} is the cheapest that meets its objectives, ${usd(whole_usd(first))}"
-    return f"{told}; next is {others[0].name}, ${usd(whole_usd(others[0]))}." if others else f"{told}."
+    first, whole = good[0], whole_usd(good[0])
+    paid = f"${usd(whole)} (${usd(whole / hours)} per hour)"
+    if len(result.policies) == 1:
+        return f"With hardware and rent that is {paid}."
+    told = f"With hardware and rent {first.name} is the cheapest that meets its objectives, {paid}"
+    return f"{told}; next is {good[1].name}, ${usd(whole_usd(good[1]))}." if len(good) > 1 else f"{told}."
 
 
 def caution(result: Result) -> str:
@@ -124,6 +134,7 @@ def sentence(result: Result) -> str:
     """What the shipped policy paid, what it saved of what could be saved, and what the best overflow rule paid."""
     policy, overflow = shown(result), best_overflow(result)
     told = f"{policy.name} paid ${usd(policy.tally.usd_total)} for {count(result.requests, 'request')}"
+    told += " (APIs and energy)" if scales(result) else ""
     if not result.bound.usd_all_api - result.bound.usd_total > 1e-12:
         told += "; there was nothing to save"
     else:
@@ -132,7 +143,7 @@ def sentence(result: Result) -> str:
         told += f"; the best tuned overflow rule ({overflow.name}) paid ${usd(overflow.tally.usd_total)}"
         told += _late(overflow)
     first = best(result)
-    if first is not None and first is not policy and first.tally.usd_total < policy.tally.usd_total:
+    if first is not None and first.tally.usd_total < policy.tally.usd_total and not scales(result):
         told += f"; {first.name} paid least, ${usd(first.tally.usd_total)}"
     return f"{told}.{_misses(policy)}"
 

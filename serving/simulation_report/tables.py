@@ -13,7 +13,7 @@ from scheduler.simulation.site import SitePool
 from scheduler.simulation.tuning import SLO_MIN, TUNED, TUNING_REQUESTS
 from serving.report.tables import Column, Table, left
 from serving.report.words import age, count, number, percent, plain
-from serving.simulation_report.outcome import best, fixed_differs, in_time, ranked, saved_share, share, usd, whole_usd
+from serving.simulation_report.outcome import best, in_time, ranked, saved_share, scales, share, usd, whole_usd
 
 BOUND = "clairvoyant bound"
 # What a threshold is a threshold of, by policy: no two are in the same unit.
@@ -24,9 +24,6 @@ _TUNED_TO = {
     "quality-threshold": "difficulty {}",
     "hpa": "{} of slots or KV cache",
 }
-
-
-_SCALING = "hpa and commitment rent as they need"
 
 
 class Given(NamedTuple):
@@ -43,7 +40,7 @@ def policies(result: Result) -> Table:
     columns = (
         left("policy"),
         Column("USD total"),
-        *([Column("with hardware")] if fixed_differs(result) else []),
+        *([Column("with hardware")] if scales(result) else []),
         Column("API", 2),
         Column("energy", 2),
         Column("saved %", 1),
@@ -58,12 +55,13 @@ def policies(result: Result) -> Table:
     whole = bound.usd_all_api
     saved = share(bound.usd_saved / whole) if whole > 0.0 else "-"
     rows: list[tuple[str, ...]] = [
-        (BOUND, usd(bound.usd_total), *(["-"] if fixed_differs(result) else []), usd(bound.usd_api),
+        (BOUND, usd(bound.usd_total), *(["-"] if scales(result) else []), usd(bound.usd_api),
          usd(bound.usd_energy), saved, "100.0", "-", share(bound.local_share), "0.0", "-", "")
     ]  # fmt: skip
     rows += [_policy(policy, result, policy is first) for policy in ranked(result)]
+    paid = "cheapest with hardware first" if scales(result) else "cheapest first"
     return Table(
-        "Policies, cheapest first, those that miss their objectives last; USD are avoidable: API and energy",
+        f"Policies, {paid}, those that miss their objectives last; USD total is avoidable: API and energy",
         columns,
         rows,
     )
@@ -78,7 +76,7 @@ def _policy(policy: PolicyResult, result: Result, is_best: bool) -> tuple[str, .
     return (
         f"{policy.name} *" if is_best else policy.name,
         usd(tally.usd_total),
-        *([usd(whole_usd(policy))] if fixed_differs(result) else []),
+        *([usd(whole_usd(policy))] if scales(result) else []),
         usd(tally.usd_api),
         usd(tally.usd_energy),
         share(saved_share(policy, result)),
@@ -93,18 +91,20 @@ def _policy(policy: PolicyResult, result: Result, is_best: bool) -> tuple[str, .
 
 def legend(result: Result) -> str:
     """How to read the table, and the cost that it leaves out."""
-    fixed = {round(policy.usd_fixed, 9) for policy in result.policies.values()}
     told = (
         f"*: the cheapest with at least {percent(SLO_MIN)} of requests in time. Saved: of what all-API costs "
         f"(${usd(result.bound.usd_all_api)}). Captured: of what a clairvoyant saves. False burst: of the API bill, what "
         "a clairvoyant would have served here. greedy-perfect knows how long answers will be, which nobody does. "
         "API and energy of the bound are those of a relaxed optimum, and add up to its total only nearly. "
     )
-    if len(fixed) == 1:
-        return f"{told}The hardware costs ${usd(fixed.pop())} over the same time in any case, not among these USD."
+    fixed = sorted(policy.usd_fixed for policy in result.policies.values())
+    if not scales(result):
+        return f"{told}The hardware costs ${usd(fixed[0])} over the same time in any case, not among these USD."
+    moving = " and ".join(name for name, policy in result.policies.items() if policy.tally.usd_held)
+    span = f"${usd(fixed[0])}" + (f" to ${usd(fixed[-1])}" if fixed[-1] > fixed[0] else "")
     return (
-        f"{told}Hardware and rent cost ${usd(min(fixed))} to ${usd(max(fixed))} over the same time, since {_SCALING}; they "
-        "are in the column with hardware alone, and the bound has all replicas."
+        f"{told}With hardware: {span} of hardware and rent over the same time on top, as {moving} start and stop replicas; "
+        "others, and the bound, have all of them all the time."
     )
 
 

@@ -296,6 +296,12 @@ def test_a_forced_run_that_had_company_says_so(tmp_path: Path) -> None:
     assert any(text.startswith("others used the gateway meanwhile: 3 request(s)") for text in told)
 
 
+def test_without_a_curve_it_says_what_is_missing_before_all_else(tmp_path: Path) -> None:
+    told = words.without_curve(Measured(planned(tmp_path), others=3))
+    assert told.startswith("ITL: fewer than three loads were measured, so there is no line; prefill: fewer than")
+    assert "others used the gateway" in told
+
+
 def test_an_answer_in_bursts_is_not_steady() -> None:
     assert GOOD._replace(first_s=1.0, last_s=2.0, gap_s_max=0.02).steady
     assert not GOOD._replace(first_s=1.0, last_s=2.0, gap_s_max=0.6).steady

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from pricing.holding import holdings
 from scheduler.config import ClusterConfig, load
+from scheduler.core.market import Policy
 from scheduler.simulation.fleet import scaled_alone
-from scheduler.simulation.policies import KNOWN, NAMES
+from scheduler.simulation.mix import default_mix, resolve
+from scheduler.simulation.policies import KNOWN, NAMES, rule
+from scheduler.simulation.scenario import EPOCH_S, Window, scenario_of
+from scheduler.simulation.simulate import usd_fixed
 from scheduler.simulation.site import site_of
+from scheduler.simulation.traces import open_trace
+from scheduler.simulation.tuning import play
+from scheduler.simulation.world import Settings
 from serving.cli import app
 from serving.commands.simulate import names_of
 
@@ -73,17 +83,55 @@ def test_rent_is_paid_while_replicas_are_there_and_hardware_all_the_time(asked: 
 
 def test_where_policies_rent_differently_the_table_has_all_of_the_money(asked: tuple[str, ...]) -> None:
     text = " ".join(said(*asked).split())
-    assert "with hardware" in text
+    assert "Policies, cheapest with hardware first" in text
     assert "With hardware and rent commitment is the cheapest that meets its objectives" in text
-    assert "since hpa and commitment rent as they need" in text
+    assert "commitment * " in text
+    assert "as commitment start and stop replicas" in text
+
+
+def test_where_nothing_comes_and_goes_hardware_costs_the_same_in_any_case(asked: tuple[str, ...]) -> None:
+    given = (*asked[:4], "--policy", "bid-price,all-api", "--no-chain", "--requests-max", "300")
+    text = " ".join(said(*given).split())
+    assert "over the same time in any case" in text
+    assert "with hardware" not in text
+    fixed = {each["usd_fixed"] for each in json.loads(said(*given, "--json"))["policies"].values()}
+    assert len(fixed) == 1
+
+
+def test_commitment_alone_says_what_an_hour_costs_with_its_rents(asked: tuple[str, ...]) -> None:
+    given = (*asked[:4], "--policy", "commitment", "--no-chain")
+    document = json.loads(said(*given, "--json"))
+    figures, hours = document["policies"]["commitment"], document["trace"]["span_s"] / 3600.0
+    [paid] = re.findall(
+        r"With hardware and rent that is \$[\d.]+ \(\$([\d.]+) per hour\)", " ".join(said(*given).split())
+    )
+    assert float(paid) == pytest.approx((figures["usd_total"] + figures["usd_fixed"]) / hours, rel=1e-3)
+
+
+def test_rent_is_what_is_billed_whatever_it_takes_to_get_a_replica(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    """Every fifth replica is not to be had: that is played, and no reason to pay more for those that are."""
+    rental = {"usd_per_hour": RENT_USD_PER_HOUR, "gpu": "g", "idle_watts": 20.0, "availability": 0.8}
+    config = load(sited(tmp_path, rental=rental))
+    with open_trace(Path(asked[3])) as trace:
+        profiles = resolve(default_mix(config), config)
+        made = scenario_of(config, profiles, "request", trace, 1.0, Policy())
+        whole = Window(0.0, trace.span_s)
+        made = replace(made, copies=1.0, judged=whole)
+        tally = play(made, rule("commitment"), Settings(), whole, list(made.batches(whole)))
+    hours = tally.replica_s["cloud"] / 3600.0
+    power_usd_per_hour = holdings(config, made.site.priced(EPOCH_S))["cloud"].standby
+    assert hours > 0.3
+    assert tally.usd_held["cloud"] == pytest.approx(hours * (RENT_USD_PER_HOUR + power_usd_per_hour), rel=0.05)
+    owned_usd = usd_fixed(made, tally) - tally.usd_held["cloud"]
+    assert owned_usd == pytest.approx(2.0 * made.site.pools[0].fixed.usd_per_hour * whole.span_s / 3600.0, rel=0.01)
 
 
 def test_of_all_policies_commitment_is_one_where_the_site_file_enforces_it() -> None:
-    assert names_of("all", "enforce") == list(KNOWN)
-    assert names_of("all", "advisory") == list(NAMES)
-    assert "commitment" in names_of("all,commitment", "off")
-    assert "commitment" not in names_of("all-api,all", "off")
-    assert names_of("commitment", "off") == ["commitment"]
+    assert names_of("all", comes_and_goes=True) == list(KNOWN)
+    assert names_of("all", comes_and_goes=False) == list(NAMES)
+    assert "commitment" in names_of("all,commitment", comes_and_goes=False)
+    assert "commitment" not in names_of("all-api,all", comes_and_goes=False)
+    assert names_of("commitment", comes_and_goes=False) == ["commitment"]
 
 
 def test_what_is_not_ours_to_start_and_stop_keeps_all_its_replicas(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ exactly (``pool.py``). Otherwise prices of all pools are sought together (``join
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,10 @@ def clairvoyant(requests: BoundRequests, pools: BoundPools, allowance: float) ->
 
     A request that may neither leave nor use a pool is nobody's cost. Forced requests are as in ``pool_bound``.
     """
+    # A pool that never has capacity serves nobody who may leave: its price would have to be sought without end.
+    is_there = np.array([level.level.any() for level in pools.capacity], bool)
+    eligible = requests.eligible & (is_there | np.isinf(requests.usd_elsewhere)[:, None])
+    requests = replace(requests, eligible=eligible)
     if (requests.eligible.sum(axis=1) <= 1).all():
         return _separate(requests, pools, allowance)
     found = joint(requests, pools.capacity, late_requests_max(len(requests.arrival_s), allowance))

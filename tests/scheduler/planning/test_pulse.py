@@ -42,6 +42,14 @@ def test_over_a_bin_the_minutes_make_its_mean(seed: int, count: int) -> None:
     assert minutes.reshape(-1, 10).mean(axis=1) == pytest.approx(of.load, rel=1e-6, abs=1e-9)
 
 
+def test_whoever_comes_on_the_edge_of_a_bin_is_seen_in_that_bin() -> None:
+    rows = rows_at(np.array([0.0, BIN_S, 2.0 * BIN_S, EDGES_S[-1]]), 30.0)
+    of = surface(rows, EDGES_S)
+    minutes = (np.repeat(of.load, 10) * pulse(rows, of, TICKS_S, SPAN_S)).reshape(-1, 10)
+    assert minutes[:3, 0] == pytest.approx(np.full(3, 30.0 / SPAN_S))
+    assert minutes.sum() == pytest.approx(4 * 30.0 / SPAN_S)
+
+
 def test_what_is_chance_of_a_sample_is_no_pulse() -> None:
     everything = rows_at(np.random.default_rng(1).random(100_000) * EDGES_S[-1], 0.5)
     few = sampled(everything, 50.0, 2)
@@ -72,3 +80,16 @@ def test_the_clock_rents_for_bursts_that_a_bin_hides() -> None:
     told = {"owned": 6, "policy": CommitmentPolicy(), "every_s": SPAN_S, "start_s": 60.0}
     assert not rehearse(of, money, **told).held.any()
     assert rehearse(of, money, **told, requests=rows).held.max() >= 3
+
+
+def test_what_rented_replicas_add_in_a_burst_counts_as_saved() -> None:
+    """In one minute of four the load is twelve, in the others none; six are owned, six more are there from the beginning."""
+    rows = rows_at(np.repeat(4.0 * SPAN_S * np.arange(30), 10) + np.tile(np.arange(10.0), 30), work_s=72.0)
+    of = surface(rows, EDGES_S)
+    money = UnitMoney(owned_usd_per_hour=1.0, rented_usd_per_hour=2.0)
+    found = rehearse(of, money, 6, CommitmentPolicy(), SPAN_S, 60.0, requests=rows)
+    assert found.times.reshape(-1, 4).max(axis=0)[1:] == pytest.approx(np.zeros(3))
+    all_there, none = (replace(found, working=np.full(len(found.at_s), count)) for count in (6.0, 0.0))
+    added_usd = all_there.saved_usd_per_hour(of, money, 6) - none.saved_usd_per_hour(of, money, 6)
+    usd_per_work_hour = float((rows.elsewhere_usd / rows.work_s).mean()) * 3600.0
+    assert added_usd == pytest.approx(6.0 / 4.0 * usd_per_work_hour, rel=0.02)

@@ -88,7 +88,9 @@ def test_what_is_rented_depends_on_the_past_alone(load: list[float], owned: int,
 
 
 def test_means_are_of_the_steps_between() -> None:
-    found = Rehearsed(np.array([0.0, 60.0, 120.0]), np.zeros(3, int), np.array([0.0, 2.0, 4.0]), np.full(3, 4.0))
+    found = Rehearsed(
+        np.array([0.0, 60.0, 120.0]), np.zeros(3, int), np.array([0.0, 2.0, 4.0]), np.full(3, 4.0), np.ones(3)
+    )
     assert found.between(60.0, 180.0) == 3.0
     assert found.between(61.0, 70.0) == 2.0  # no step begins in it: the nearest one
 

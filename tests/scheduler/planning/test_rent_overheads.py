@@ -48,29 +48,45 @@ def test_what_must_stay_gets_replicas_however_dear_renting_comes(bound: Found) -
     assert pool.owned >= 1
 
 
-def test_what_clouds_bill_is_told_from_what_waits_until_they_answer(bound: Found) -> None:
-    assert bound.model is not None
-    assert bound.choice is not None
-    parts = bound.model.parts(bound.choice)
-    searched_usd = sum(part.costs.rented for part in parts)
-    plan = plan_of(bound, FACTS, "now")
-    assert plan.costs.rented + plan.costs.starting == pytest.approx(searched_usd)
-    assert plan.costs.total == pytest.approx(plan.usd_per_hour.mean)
-    assert 0.0 < plan.costs.rented < searched_usd
-    says_so = any("until rented replicas have started" in warning for warning in plan.warnings)
-    assert says_so == (plan.costs.starting > 0.05 * plan.costs.total)
-
-
-def test_with_nothing_uncertain_the_rents_of_a_plan_are_what_the_clock_pays(bound: Found) -> None:
+@pytest.mark.parametrize(("times", "billed"), [(0.4, 0.4), (1.0, 1.0), (1.7, 1.0)])
+def test_what_is_billed_is_told_from_what_waits_until_replicas_answer(
+    bound: Found, times: float, billed: float
+) -> None:
+    """Of what the search pays the clock is billed so many times as much; nothing is uncertain."""
     assert bound.model is not None
     assert bound.choice is not None
     certain = replace(bound.model, drawn=(today(bound.model.edges_s),))
-    found = bill(bound, certain, bound.choice, certain.parts(bound.choice))
-    assert found.rented == pytest.approx(bound.rent_usd_per_hour["llama-8b"])
-    unheard = replace(bound, rent_usd_per_hour={})  # stopped before the clock was rehearsed
-    listed = bill(unheard, certain, bound.choice, certain.parts(bound.choice))
-    overhead = bound.model.overheads["llama-8b"]
-    assert listed.rented == pytest.approx((found.rented + found.starting) / overhead)
+    parts = certain.parts(bound.choice)
+    searched_usd = sum(part.costs.rented for part in parts)
+    assert searched_usd > 0.0
+    told = replace(bound, rent_usd_per_hour={"llama-8b": times * searched_usd})
+    found = bill(told, certain, bound.choice, parts)
+    assert found.rented == pytest.approx(billed * searched_usd)
+    assert found.rented + found.starting == pytest.approx(searched_usd)
+    assert found.total == pytest.approx(float(certain.of(bound.choice.owned).usd_per_hour.mean()), rel=0.05)
+
+
+def test_before_a_clock_was_rehearsed_rents_are_billed_as_listed(bound: Found) -> None:
+    assert bound.model is not None
+    assert bound.choice is not None
+    dear = replace(bound.model, overheads={"llama-8b": 2.5})
+    found = bill(replace(bound, rent_usd_per_hour={}), dear, bound.choice, dear.parts(bound.choice))
+    (unit,) = dear.units
+    listed, paid = (of.rented_usd_per_hour or 0.0 for of in (dear.listed(unit), dear.money(unit)))
+    assert listed < paid
+    assert found.rented / (found.rented + found.starting) == pytest.approx(listed / paid)
+
+
+def test_a_plan_says_what_waits_where_that_is_much(bound: Found) -> None:
+    for times in (0.1, 0.99):
+        assert bound.model is not None
+        assert bound.choice is not None
+        (part,) = bound.model.parts(bound.choice)
+        plan = plan_of(replace(bound, rent_usd_per_hour={"llama-8b": times * part.costs.rented}), FACTS, "now")
+        says_so = any("until rented replicas have started" in warning for warning in plan.warnings)
+        assert says_so == (plan.costs.starting > 0.05 * plan.costs.total)
+        assert plan.costs.total == pytest.approx(plan.usd_per_hour.mean)
+    assert plan.costs.rented > 0.0
 
 
 def test_a_bin_that_two_windows_share_has_the_mean_of_what_is_rented_in_them(bound: Found) -> None:
@@ -80,7 +96,7 @@ def test_a_bin_that_two_windows_share_has_the_mean_of_what_is_rented_in_them(bou
     windows = (Window(float(edges_s[0]), cut_s), Window(cut_s, float(edges_s[2])))
     at_s = np.array([windows[0].start_s, windows[1].start_s])
     counts = np.array([2.0, 4.0])
-    told = {"llama-8b": Rehearsed(at_s, np.zeros(2, int), counts, counts)}
+    told = {"llama-8b": Rehearsed(at_s, np.zeros(2, int), counts, counts, np.ones(2))}
     by_window, by_bin = rented_of(bound.model, Sample(windows, (0.5, 0.5), 0.0), told)
     assert by_window == [{"llama-8b": 2}, {"llama-8b": 4}]
     assert by_bin["llama-8b"][:3] == pytest.approx([3.0, 4.0, 0.0])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.simulation.bound.bound import BoundPools, BoundRequests, clairvoyant
@@ -112,6 +112,7 @@ def test_forced_requests_that_overfill_shared_pools_do_not_break_the_bound(seed:
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
+@example(206)  # prices of pools without capacity that no sweep over the pools finds
 def test_pools_that_share_requests_save_no_more_than_pools_without_a_limit(seed: int) -> None:
     asked = site(seed, 40, 2, decode=True)
     on_time = asked.prefill_work_s <= asked.ttft_s[:, None]
