@@ -100,10 +100,11 @@ def legend(result: Result) -> str:
     fixed = sorted(policy.usd_fixed for policy in result.policies.values())
     if not scales(result):
         return f"{told}The hardware costs ${usd(fixed[0])} over the same time in any case, not among these USD."
-    moving = " and ".join(name for name, policy in result.policies.items() if policy.tally.usd_held)
+    moving = [name for name, policy in result.policies.items() if policy.tally.usd_held]
+    do = f"{' and '.join(moving)} {'starts and stops' if len(moving) == 1 else 'start and stop'}"
     span = f"${usd(fixed[0])}" + (f" to ${usd(fixed[-1])}" if fixed[-1] > fixed[0] else "")
     return (
-        f"{told}With hardware: {span} of hardware and rent over the same time on top, as {moving} start and stop replicas; "
+        f"{told}With hardware: {span} of hardware and rent over the same time on top, as {do} replicas; "
         "others, and the bound, have all of them all the time."
     )
 

@@ -86,7 +86,7 @@ def test_where_policies_rent_differently_the_table_has_all_of_the_money(asked: t
     assert "Policies, cheapest with hardware first" in text
     assert "With hardware and rent commitment is the cheapest that meets its objectives" in text
     assert "commitment * " in text
-    assert "as commitment start and stop replicas" in text
+    assert "as commitment starts and stops replicas" in text
 
 
 def test_where_nothing_comes_and_goes_hardware_costs_the_same_in_any_case(asked: tuple[str, ...]) -> None:
