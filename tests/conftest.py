@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("baseload", deadline=None)
+# The same examples every time: what passes here passes elsewhere. `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile("baseload", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("baseload")
 
 # Those with a real engine first, then those with a gateway: what takes long is not left to one worker at the end.

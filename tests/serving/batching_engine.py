@@ -37,6 +37,12 @@ class Engine:
     steps_s: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     _arrived: list[tuple[int, asyncio.Queue[int], int]] = field(default_factory=list)
 
+    @property
+    def was_calm(self) -> bool:
+        """Whether its steps took what they should, stalls and all."""
+        set_s = {n: self.itl_base_s + self.itl_per_seq_s * n for n in self.steps_s}
+        return all(sum(took) < 1.3 * len(took) * set_s[n] for n, took in self.steps_s.items() if len(took) > 20)
+
     async def run(self) -> None:
         """Steps for ever, each due at an instant of its own, so that a late timer does not slow the next."""
         clock = asyncio.get_running_loop().time
