@@ -18,6 +18,10 @@ def document(result: Result) -> dict[str, object]:
             name: {key: met / of if of else 1.0 for key, (met, of) in sorted(policy.tally.by_class.items())}
             for name, policy in result.policies.items()
         },
+        "replica_hours": {
+            name: {pool: seconds / 3600.0 for pool, seconds in policy.tally.replica_s.items()}
+            for name, policy in result.policies.items()
+        },
         "workload": {
             "trace": trace.name,
             "requests": trace.requests,

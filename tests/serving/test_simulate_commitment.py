@@ -73,6 +73,9 @@ def test_rent_is_paid_while_replicas_are_there_and_hardware_all_the_time(asked: 
     by_need, always = (document["policies"][name] for name in ("commitment", "bid-price"))
     hours = document["trace"]["span_s"] / 3600.0
     idle_usd = 0.001 * 20.0 * 0.3 * 1.5  # at most, per replica and hour
+    there, whole = (document["replica_hours"][name] for name in ("commitment", "bid-price"))
+    assert 0.0 < there["cloud"] < 0.9 * whole["cloud"]
+    assert there["llama-8b"] == pytest.approx(2.0 * hours, rel=0.1)
     rents_usd = always["usd_fixed"] - by_need["usd_fixed"]
     assert 0.0 < rents_usd < 4 * hours * (RENT_USD_PER_HOUR + idle_usd)
     owned_usd = always["usd_fixed"] - 4 * hours * (RENT_USD_PER_HOUR + idle_usd)

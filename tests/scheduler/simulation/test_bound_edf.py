@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.simulation.bound.bound import BoundPools, BoundRequests, clairvoyant
@@ -202,6 +202,7 @@ def site(seed: int, count: int = 40) -> BoundRequests:
 
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, st.sampled_from([0.0, 0.1]))
+@example(163, 0.0)  # of 700, that with the widest gap
 def test_the_bill_of_a_site_adds_up(seed: int, allowance: float) -> None:
     asked = site(seed)
     bound = clairvoyant(asked, BoundPools.fixed(np.array([1.0, 0.5]), 0.0), allowance)
@@ -209,9 +210,12 @@ def test_the_bill_of_a_site_adds_up(seed: int, allowance: float) -> None:
     assert 0.0 <= bound.usd_api <= bound.usd_all_api
     assert len(bound.late_requests) <= 40 * allowance
     assert 0.0 <= bound.local_share <= 1.0
-    # The proof allows what its own optimum describes, but for the gap that forced requests leave, which find no room.
+    # The proof allows at least what its own optimum describes. That has forced requests at home even where no room is left
+    # for them, which the proof does not: each may cost what one that it drives away does, 1 USD on average.
     if not allowance:
-        assert bound.usd_total <= bound.usd_api + bound.usd_energy + 0.1 * bound.usd_all_api
+        forced = np.isinf(asked.usd_elsewhere) & asked.eligible.any(axis=1)
+        without_room = int((forced & (bound.accepted.sum(axis=1) < 1.0 - 1e-9)).sum())
+        assert bound.usd_total <= bound.usd_api + bound.usd_energy + 1.0 + without_room
 
 
 def test_separate_pools_are_bounded_as_if_each_were_alone() -> None:
